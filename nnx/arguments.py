@@ -1,6 +1,6 @@
-"""Names of arguments: one that a class or a function of nnx does not take is refused with the one that was meant.
+"""Names of arguments: an unknown keyword argument is refused by an error that suggests the one that was meant.
 
-Python's own error says no more than that it is unexpected; people bring names from the book and from other libraries.
+Python's own error says only that the argument is unexpected; people bring names from the book and from other libraries.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nnx.errors import InputTypeError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What others call an argument, and what nnx does: those that a function takes are named.
+# A name in other libraries, and nnx's names for it; the error suggests those that the called function takes.
 NAMES: dict[str, str] = {
     "lr": "learning_rate rate",
     "learning_rate": "rate",
@@ -96,7 +96,7 @@ NAMES: dict[str, str] = {
     "layers": "hidden_layers",
     "hidden_units": "hidden_layers",
 }
-# What nnx says elsewhere, or otherwise.
+# Arguments of other libraries that nnx has in another place or in another form, with the advice to give.
 ELSEWHERE: dict[str, str] = {
     "activation": "an activation function is a layer of its own, such as nnx.ReLU()",
     "keep_prob": "rate is the share that is dropped, 1 - keep_prob",
@@ -119,7 +119,7 @@ ELSEWHERE: dict[str, str] = {
 
 
 def explained(function: F) -> F:
-    """Let a call that names an argument which there is not say which was meant."""
+    """Decorate a function: a call with an unknown keyword argument raises an error that suggests the right one."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -134,20 +134,20 @@ def explained(function: F) -> F:
 
 
 def explain_init(kind: type) -> None:
-    """Do so for a class that is made, if it has an `__init__` of its own."""
+    """Apply `explained` to the `__init__` that a class itself defines, if it does."""
     if "__init__" in vars(kind):
         kind.__init__ = explained(kind.__init__)  # type: ignore[misc]
 
 
 def meant(name: str, names: Iterable[str]) -> str:
-    """Return which of some names was meant by another: by its initials, or because it is close; "" for none."""
+    """Return which of `names` is probably meant by `name`: one with these initials, or the closest; "" if none is."""
     names = list(names)
     initials = [known for known in names if "".join(word[0] for word in known.split("_")) == name]
     return next(iter(initials or difflib.get_close_matches(name, names, 1)), "")
 
 
 def _refuse_unknown(function: Callable[..., Any], args: tuple[Any, ...], given: Mapping[str, Any]) -> None:
-    """Refuse an argument that a function does not take; do nothing where it takes them all."""
+    """Raise InputTypeError for the first of the `given` arguments that a function does not take, if there is one."""
     parameters = inspect.signature(function).parameters.values()
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
         return
@@ -161,7 +161,7 @@ def _refuse_unknown(function: Callable[..., Any], args: tuple[Any, ...], given: 
 
 
 def _named(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
-    """Return the name of what is called: of a class of the user's own, the one of nnx that it calls."""
+    """Return the name to show for what was called; for a user's subclass, the nnx class whose `__init__` it called."""
     kind, _, name = function.__qualname__.rpartition(".")
     if name != "__init__":
         return name
@@ -170,7 +170,7 @@ def _named(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
 
 
 def _advice(name: str, takes: list[str]) -> str:
-    """Say which argument was meant, or where nnx says it instead."""
+    """Return the end of the error: which argument was probably meant, or how nnx does it instead."""
     others = [ours for ours in NAMES.get(name, "").split() if ours in takes]
     near = " and ".join(others) or (name not in ELSEWHERE and meant(name, takes))
     return f"; did you mean {near}?" if near else f": {ELSEWHERE[name]}." if name in ELSEWHERE else "."

@@ -16,18 +16,21 @@ from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError
 from nnx.kernels.user_warnings import warn
 
-LEVELS = 8  # a column must vary by so many times what rounding moves its numbers: it then keeps four values or more
-NOISE = 512  # roundings of the type given: what varies by less may be constant but for how it was computed
-SAMPLE = 16  # rows that settle nearly all columns
-BLOCK = 1 << 16  # numbers that stay in the cache
+LEVELS = 8  # a column must vary by so many rounding errors of its numbers: then four different values or more survive
+NOISE = 512  # rounding errors in the original type: variation below this may come from how a constant was computed
+SAMPLE = 16  # a look at so many rows is enough for nearly all columns
+BLOCK = 1 << 16  # numbers in a block that fits into the cache
 
 
 def check_lost(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> None:
-    """Refuse to train on what casting made constant; elsewhere, where other rows may vary by more, warn.
+    """Refuse to train on columns that casting made constant; in other calls, whose rows may be few, only warn.
 
     Args:
         a: [N, I] finite floats. given: the same numbers before they were cast. source: what they were read from.
         what: call and argument, such as "fit: x".
+
+    Raises:
+        InputError: training would see a column whose variation was lost.
     """
     found = lost(a, given)
     if found is None:
@@ -42,22 +45,22 @@ def check_lost(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> None
 
 
 def lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:
-    """Return the first column that lost what varies in it when its numbers were cast, and what is the matter.
+    """Return the first column whose variation was lost when its numbers were cast, and an explanation.
 
     Args:
         a: [N, I] finite floats. given: the same numbers before they were cast.
 
     Returns:
-        None if none did.
+        (column, explanation), or None if no column lost its variation.
     """
     if len(a) < 2 or _digits(given.dtype) <= _digits(a.dtype):
         return None
     return _first_lost(a, given)
 
 
-@QUIET  # of numbers at the ends of a type's range, whose columns are let pass
+@QUIET  # numbers near the largest of a type overflow here; their columns pass
 def _first_lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:
-    """Look at every row of the columns that a few rows do not clear."""
+    """Do the work of `lost`: look at every row of those columns for which a sample of rows was not enough."""
     columns = _nearly_constant(a)
     if not len(columns):
         return None
@@ -77,12 +80,12 @@ def _first_lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:
 
 @cache
 def _digits(dtype: np.dtype) -> int:
-    """Return how many binary digits of a number a type keeps."""
+    """Return the number of significant binary digits of a type."""
     return int(np.finfo(dtype).nmant + 1 if dtype.kind == "f" else 8 * dtype.itemsize)
 
 
 def _nearly_constant(a: np.ndarray) -> np.ndarray:
-    """Return the columns that a sample of the rows does not show to vary by far more than rounding.
+    """Return the columns that may vary by little more than rounding errors, judged by a sample of the rows.
 
     Rounding moves a number by up to eps / 2 times its size. Let m be the largest in the sample, M that of the column.
     If M > 2 m, the column varies by M / 2 at least. If not, it is enough that the sample varies by 2 LEVELS eps m; and
@@ -91,7 +94,7 @@ def _nearly_constant(a: np.ndarray) -> np.ndarray:
     least = 2 * LEVELS * float(np.finfo(a.dtype).eps)
     first = a[0]
     close: np.ndarray = np.abs(first - a[-1]) < least * np.abs(first)
-    if not np.count_nonzero(close):  # two rows settle most data
+    if not np.count_nonzero(close):  # for most data two rows are enough
         return close[:0]
     sample = a[:: -(-len(a) // SAMPLE)]
     low, high = np.minimum.reduce(sample), np.maximum.reduce(sample)
@@ -99,7 +102,7 @@ def _nearly_constant(a: np.ndarray) -> np.ndarray:
 
 
 def _range(given: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least and the largest number of some columns, exact."""
+    """Return the smallest and the largest number of each of the `columns`, exactly."""
     rows = max(1, BLOCK // len(columns))
     low = high = given[0, columns]
     for first in range(0, len(given), rows):

@@ -46,10 +46,10 @@ def real(value: Any, what: str, low: float = 0.0, high: float = math.inf, *, ope
 
 
 def call_fault(function: Callable[..., Any], *arguments: Any) -> TypeError | None:
-    """Return why a function cannot be called with these arguments; None where it can, or does not say what it takes."""
+    """Return the error of calling a function with these arguments; None where it takes them, or has no signature."""
     try:
         inspect.signature(function).bind(*arguments)
-    except ValueError:  # some of C's do not
+    except ValueError:  # some functions written in C have no signature
         return None
     except TypeError as fault:
         return fault
@@ -64,7 +64,7 @@ def flag(value: Any, what: str) -> bool:
 
 
 def verbosity(value: Any, what: str) -> None:
-    """Refuse what does not say how much to show: "auto", True, False or a number, as in other libraries."""
+    """Refuse a `verbose` other than "auto", True, False or a number, as other libraries take it."""
     if not (isinstance(value, bool | np.bool_ | int | np.integer) or (isinstance(value, str) and value == "auto")):
         raise InputTypeError(f"{what}={value!r:.60}: expected 'auto', True or False")
 
@@ -79,7 +79,7 @@ def choice(value: Any, what: str, allowed: Iterable[str]) -> str:
 
 
 def instance(value: Any, kind: type, what: str, example: str) -> None:
-    """Refuse what is no instance of a class of nnx, the class itself above all."""
+    """Refuse a value that is no instance of `kind`; giving the class instead of an instance is the usual mistake."""
     if isinstance(value, type) and issubclass(value, kind):
         raise InputTypeError(f"{what} is the class {value.__name__}; give an instance: {value.__name__}(...)")
     if not isinstance(value, kind):
@@ -87,7 +87,7 @@ def instance(value: Any, kind: type, what: str, example: str) -> None:
 
 
 def dtype(value: Any) -> str:
-    """Return the name of a type that nnx computes in: "float32" or "float64", given as name, type or NumPy dtype."""
+    """Return "float32" or "float64" for a type that was given by its name, as a Python type or as a NumPy dtype."""
     try:
         name = value if isinstance(value, str) else np.dtype(value).name
     except (TypeError, ValueError):
@@ -115,7 +115,7 @@ def finite(a: np.ndarray, who: str, what: str, given: np.ndarray | None = None, 
     """Refuse nan and infinite numbers, and say where the first one is.
 
     Args:
-        given: the same numbers before they were cast. source: what they were read from, which may name its columns.
+        given: the same numbers before they were cast. source: what they were read from; a frame names its columns.
     """
     if a.dtype.kind != "f":
         return

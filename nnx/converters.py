@@ -1,4 +1,4 @@
-"""Models made of what other libraries have: ONNX files, PyTorch's modules and state dicts."""
+"""Conversion of other libraries' networks into models: ONNX files, PyTorch's modules and state dicts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nnx.sequential import Sequential
 def from_onnx(path: str | os.PathLike[str], backend: Wish = None) -> Sequential:
     """Read a network of dense layers and activation functions from an ONNX file that another library wrote.
 
-    By which operators it is written does not matter, as long as layers stand in a row: docs/interchange.md says what
-    is taken. The model is float64 where its weights are, else float32; half precision becomes float32. It is not
-    compiled: call `compile` to train it on.
+    Whichever operators an exporter wrote a layer with, it is recognised, as long as the layers form a single chain:
+    docs/interchange.md says what is supported. The model is float64 if the file's weights are, else float32 (half
+    precision too). It is not compiled: call `compile` before you train it further.
 
     Args:
         path: one file, with all weights in it. backend: see `Sequential`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: it is damaged, or holds something else; the message names the node.
+        FileFormatError: it is damaged, or holds something unsupported; the message names the node.
         BackendUnavailable: the backend does not work here. MissingExtra: onnx is not installed.
     """
     from nnx.interchange import onnx_file, onnx_reader
@@ -39,20 +39,23 @@ def from_onnx(path: str | os.PathLike[str], backend: Wish = None) -> Sequential:
 def from_torch(source: Any, activations: Any = None, backend: Wish = None) -> Sequential:
     """Make a model of a PyTorch network of dense layers and activation functions; PyTorch itself is not imported.
 
-    The model is float64 where the weights are, else float32; half precision becomes float32. It is not compiled: call
-    `compile` to train it on.
+    The model is float64 if the weights are, else float32 (half precision too). It is not compiled: call `compile`
+    before you train it further.
 
     Args:
-        source: a torch.nn.Sequential, nested ones too, whose activation functions are read from it; any other module of
-            dense layers in a row; its state_dict(), in the order in which layers are run; or the path of a safetensors
-            file of one, whose layers are taken in the natural order of their names (fc2 before fc10).
-        activations: what comes after each dense layer, but for a Sequential: a list of names, such as "relu", of layers
-            and None; or one of these, for all layers but the last. "softmax" and "linear" are names too.
+        source: a torch.nn.Sequential, also a nested one, from which the activation functions are read too. Or any
+            other module of dense layers in a row; its state_dict(), in the order in which the layers run; or the path
+            of a safetensors file of a state_dict, whose layers are sorted by name, numbers as numbers (fc2 before
+            fc10).
+        activations: what follows each dense layer, unless source is a Sequential: a list of names such as "relu",
+            layers, or None for nothing; or a single one of these, which then follows every layer but the last.
+            "softmax" and "linear" are names too.
         backend: see `Sequential`.
 
     Raises:
-        InputError: there is something else in it, such as a convolution; the message names it.
-        FileFormatError: the file is damaged. FileNotFoundError: there is none. BackendUnavailable: see `Sequential`.
+        InputError: it holds a layer that nnx does not have, such as a convolution; the message names it.
+        FileFormatError: the file is damaged. FileNotFoundError: there is no such file.
+        BackendUnavailable: the backend does not work here.
     """
     from nnx.interchange import pytorch
 

@@ -1,7 +1,7 @@
-"""Ensemble: networks that are trained apart and asked together, which also tells how sure they are.
+"""Ensemble: networks that are trained separately and predict together; how far they disagree shows how sure they are.
 
 Lakshminarayanan, Pritzel and Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles"
-(2017): networks that differ in nothing but their seeds disagree where they know little.
+(2017): networks that differ only in their seeds disagree on inputs unlike those that they were trained on.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from nnx.training.many import distinct, fit_many, refuse_once
 
 
 class Ensemble:
-    """Models that answer together: by the mean of what each of them says.
+    """Several models whose predictions are averaged.
 
-    `Ensemble(Sequential(..., seed=seed).compile(...) for seed in range(5))`: they learn the same from the same data,
-    and differ by their seeds, which give other weights to begin with and another order of rows. They may also differ
-    in their layers, types and backends.
+    `Ensemble(Sequential(..., seed=seed).compile(...) for seed in range(5))`: each model learns from the same data; the
+    seeds give each its own initial weights and its own order of rows. Models may also differ in their layers, types
+    and backends.
 
     Args:
-        models: at least one, each once, compiled with losses alike, with as many inputs and outputs.
+        models: at least one, none twice; all compiled with the same kind of loss, and with the same numbers of inputs
+            and outputs.
 
-    It has a length, can be gone through and indexed, copied and pickled; its models are the very ones that were given.
+    It supports `len`, iteration, indexing, copying and pickling. It holds the given models themselves, not copies.
 
     Raises:
-        InputError: they do not go together.
+        InputError: the models do not fit together.
     """
 
     @explained
@@ -65,23 +66,26 @@ class Ensemble:
         """Train each model on all the data, as many at once as there are cores; return their histories.
 
         Args:
-            arguments: as for `fit_many`: epochs, batch_size, validation_data, callbacks, verbose, ...
+            x: [N, I]. y: targets of N samples. arguments: those of `fit_many`: epochs, batch_size, validation_data, ...
+
+        Raises:
+            InputError: data or an argument cannot be used. Exception: what a model's fit raised; see `fit_many`.
         """
         self._compiled("fit")
         return fit_many(self._models, x, y, **arguments)
 
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """Return the mean of what the models put out for x [N, I]: [N, O].
+        """Return the mean of the models' predictions for x [N, I]: [N, O].
 
-        Of classes that is the mean of their probabilities, also where `SoftmaxCrossEntropy` or `SigmoidCrossEntropy`
-        was trained with, where `predict` of a model gives logits.
+        For classes it is the mean of the probabilities, even if the models were trained with `SoftmaxCrossEntropy` or
+        `SigmoidCrossEntropy`, and so predict logits by themselves.
         """
         return self._moments("predict", x, batch_size)[0].astype(self._dtype)
 
     def predict_std(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """Return how far the models disagree: the standard deviation over them of the same [N, O], 0 for one alone.
+        """Return the standard deviation over the models of what `predict` averages: [N, O]; 0 for a single model.
 
-        It tells what the models do not know, and not by how much targets vary around what is to be expected of them.
+        It shows the uncertainty of the models (epistemic), not the noise in the targets (aleatoric).
         """
         squares = self._moments("predict_std", x, batch_size)[1]
         return np.sqrt(squares / len(self)).astype(self._dtype)
@@ -92,7 +96,11 @@ class Ensemble:
         return self[0].metadata
 
     def evaluate(self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
-        """Return the mean loss of what `predict` gives over x [N, I] and y, and the first model's metrics, by name."""
+        """Return the loss and the metrics of the averaged predictions for x [N, I] and y, by name.
+
+        Loss and metrics are those that the first model was compiled with. batch_size and sample_weight [N]: as for
+        `Sequential.evaluate`.
+        """
         self._compiled("evaluate")
         model = next(model for model in self if model.dtype == self._dtype)
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
@@ -104,7 +112,7 @@ class Ensemble:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all models to one safetensors file, whole or not at all; `nnx.load` gives the ensemble back.
 
-        Of processes that train together rank 0 alone does; the others go on at once.
+        Among processes that train together only rank 0 writes; the others continue at once.
         """
         from nnx.model import checkpoint
         from nnx.training.saving import checkpoint_of
@@ -113,7 +121,7 @@ class Ensemble:
         if current().leads:
             checkpoint.write(path, saved)
 
-    # ---- together ----------------------------------------------------------------------------------------------------
+    # ---- the models' means -------------------------------------------------------------------------------------------
 
     @property
     def _dtype(self) -> str:
@@ -139,7 +147,7 @@ class Ensemble:
         return mean, squares
 
     def _compiled(self, who: str) -> Sequential:
-        """Return the first model, once all are known to go together, with losses that say what they put out."""
+        """Check that all models fit together and have losses that define what their outputs mean; return the first."""
         for number, model in enumerate(self):
             if model.loss is None:
                 raise InputError(
@@ -150,7 +158,7 @@ class Ensemble:
         return self[0]
 
     def _check(self) -> None:
-        """Refuse models that do not go together."""
+        """Refuse models that do not fit together."""
         for name, facts in (
             ("inputs", [model.n_inputs for model in self]),
             ("outputs", [model.n_outputs for model in self]),
@@ -167,13 +175,13 @@ class Ensemble:
 
 
 class _Mean:
-    """The mean of all models, as what the loss of one of them takes: see `Predictor`."""
+    """The mean prediction of all models, in the form that the first model's loss takes: a `Predictor`."""
 
     def __init__(self, ensemble: Ensemble, model: Sequential) -> None:
         self.backend, self._ensemble, self._model = model.backend, ensemble, model
 
     def layers_alone(self) -> AbstractContextManager[Any]:
-        """Keep nobody out: each model does so by itself."""
+        """Return a context that does nothing: each model guards its own layers."""
         return nullcontext()
 
     def outputs(self, x: np.ndarray) -> Any:

@@ -1,4 +1,4 @@
-"""The errors that nnx raises on purpose, in one place."""
+"""The errors that nnx raises on purpose, collected in one place: `nnx.errors`."""
 
 from nnx.backends.errors import (
     BackendFallbackWarning,

@@ -1,7 +1,7 @@
-"""Files: written whole or not at all, and read only where they are files, of a size that is known before.
+"""Files: each is written whole or not at all; only regular files are read, and their size is checked beforehand.
 
-While a file is written it has a temporary name, short and in the same folder, and is locked: so the next save of the
-same file tells what a killed process left, which nobody locks any more, from what another process is writing.
+While a file is written, it has a short temporary name in the same folder and is locked. So the next save of the same
+file can tell what a killed process left behind (nobody holds its lock) from what another process is still writing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS = {
 ADDRESS = re.compile(r"[a-z][a-z0-9]+:/", re.IGNORECASE)  # https://, of which a path has one slash left
 
 
-# Endings of other programs' files, whom a network under such a name would mislead.
+# File name endings of other formats: a network saved under such a name would mislead other programs.
 OTHER_FORMATS = (
     ".h5", ".hdf5", ".keras", ".pt", ".pth", ".onnx", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".csv", ".json",
 )  # fmt: skip
@@ -45,7 +45,7 @@ def as_path(call: str, value: object) -> Path:
 
     Raises:
         InputTypeError: it is neither a string nor a path.
-        InputError: it is an empty string, which would mean the current folder, or no system's file has such a name.
+        InputError: it is an empty string, which would mean the current folder, or cannot be the name of a file.
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise InputTypeError(
@@ -57,12 +57,12 @@ def as_path(call: str, value: object) -> Path:
         raise InputError(f"{call}({value!r}): the path holds a NUL character, which no name can have; leave it out")
     try:
         return Path(value).expanduser()
-    except RuntimeError as error:  # ~ or ~name, of somebody who has no home
+    except RuntimeError as error:  # ~ or ~name of a user without a home folder
         raise InputError(f"{call}({value!r}): {str(error).rstrip('.')}; write the folder out") from error
 
 
 def refuse_other_format(call: str, path: Path) -> None:
-    """Refuse the name of another format for a network: what is written is safetensors, whatever it is called."""
+    """Refuse to save a network under a name with another format's ending: the contents are always safetensors."""
     kind = path.suffix.lower()
     if kind in OTHER_FORMATS:
         name = path.with_suffix(".safetensors")
@@ -98,7 +98,7 @@ def existing_file(call: str, value: object, kind: str) -> Path:
 
 
 def _here() -> str:
-    """Return the current folder, which somebody may have removed."""
+    """Return the current folder as text, also if it has been removed."""
     try:
         return printable(Path.cwd())
     except OSError:
@@ -123,11 +123,11 @@ def check_folder(path: Path) -> None:
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that a crash at any moment leaves either the old one or the new one, whole.
 
-    A link stays a link, and the file it leads to is replaced. Permissions, group and owner stay those of the old file,
-    as far as the system allows, and nobody may read the new one meanwhile who could not read the old one.
+    If `path` is a link, the file that it leads to is replaced. The new file gets the permissions, group and owner of
+    the old one as far as the system allows, and at no moment can anybody read it who could not read the old one.
     """
     shown = printable(path)
-    if path.is_symlink():  # any other stays as it was given: the way to it from the root may be longer than is allowed
+    if path.is_symlink():  # other paths stay as given: resolved to absolute ones they may exceed the system's limit
         path = Path(os.path.realpath(path))
     try:
         old = os.stat(path)
@@ -149,7 +149,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
             os.fsync(file.fileno())
             if old is not None:
                 _like(temporary, old)
-            if fcntl is None:  # Windows renames no open file
+            if fcntl is None:  # Windows cannot rename an open file
                 file.close()
             os.replace(temporary, path)  # while it is locked
     except BaseException:
@@ -160,7 +160,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within the block, a system error is one of that file: a full disk says by itself which it was of no file."""
+    """Add a file's name to any OSError raised within the block: that of a full disk, for one, has none by itself."""
     try:
         yield
     except OSError as error:
@@ -170,7 +170,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _begin(folder: Path, prefix: str, mode: int) -> tuple[BinaryIO, Path]:
-    """Make a temporary file that nobody else takes for a leftover; return it, open, and its path."""
+    """Make a temporary file and lock it, so that nobody takes it for a leftover; return it, open, and its path."""
     while True:
         path = folder / f"{prefix}{os.urandom(8).hex()}{SUFFIX}"
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
@@ -193,15 +193,15 @@ def _unlink(path: Path) -> None:
 
 
 def _clean(folder: Path, prefix: str) -> None:
-    """Remove what killed processes left when they wrote the same file."""
-    with contextlib.suppress(OSError):  # it is in nobody's way
+    """Remove the temporary files of processes that were killed while they wrote the same file."""
+    with contextlib.suppress(OSError):  # a leftover does no harm
         for name in os.listdir(folder):
             if name.startswith(prefix) and name.endswith(SUFFIX):
                 _remove_leftover(folder / name)
 
 
 def _remove_leftover(path: Path) -> None:
-    """Remove a temporary file of ours that no process writes any more."""
+    """Remove a temporary file if no process is writing it any more."""
     with contextlib.suppress(OSError):
         found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode) or (hasattr(os, "geteuid") and found.st_uid != os.geteuid()):
@@ -215,7 +215,7 @@ def _remove_leftover(path: Path) -> None:
 
 
 def _abandoned(handle: int) -> bool:
-    """Tell whether nobody writes a file any more; where it cannot be locked, its age decides."""
+    """Tell whether no process writes an open file any more; where files cannot be locked, its age decides."""
     try:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -236,13 +236,13 @@ def _like(path: Path, old: os.stat_result) -> None:
         except OSError:
             try:
                 os.chown(path, -1, old.st_gid)
-            except OSError:  # what the old group might do is for no other group
+            except OSError:  # the new file's group is another: it must not get the old group's rights
                 mode &= ~0o070 | (mode & 0o007) << 3
     os.chmod(path, mode)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last, where the system can."""
+    """Write a folder's entries to disk, where the system can, so that a rename in it survives a power failure."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -255,19 +255,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 def kind_of(found: os.stat_result) -> str | None:
-    """Say what is no regular file; None for one that is."""
+    """Return in words what a path is, such as "a folder"; None for a regular file."""
     if stat.S_ISREG(found.st_mode):
         return None
     return next((words for test, words in KINDS.items() if test(found.st_mode)), "no ordinary file")
 
 
 def open_file(path: Path, expected: str, most: int | None = None, whole: bool = True) -> BinaryIO:
-    """Open a file for reading, without waiting for anybody and without touching what is none; one of no size is empty.
+    """Open a regular file for reading; anything else is refused without being opened, as opening might block.
 
     Args:
         path: the file. expected: what it should be, for messages.
-        most: bytes that a file of this kind may have; None: no more than the machine has memory.
-        whole: whether it is for reading all of it; else it may have any size.
+        most: bytes that a file of this kind may have; None: as many as the machine has memory.
+        whole: whether all of it will be read; else it may have any size.
 
     Raises:
         FileFormatError: it is a folder, a device, a pipe or a socket, or too large. OSError: it cannot be opened.
@@ -276,13 +276,13 @@ def open_file(path: Path, expected: str, most: int | None = None, whole: bool = 
     flags = (getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK"))
     file = os.fdopen(os.open(path, sum(flags, os.O_RDONLY)), "rb")
     try:
-        refuse_others(path, os.fstat(file.fileno()), expected)  # what is open may be another than what was looked at
+        refuse_others(path, os.fstat(file.fileno()), expected)  # it may have been replaced since it was checked
         if whole:
             check_size(path, size_of(file), most)
     except BaseException:
         file.close()
         raise
-    if size_of(file) == 0:  # the system's own, under /proc, would give bytes all the same, or wait for some
+    if size_of(file) == 0:  # those under /proc have size 0 and still give bytes, or block
         file.close()
         file = os.fdopen(os.open(os.devnull, os.O_RDONLY), "rb")
     return file
@@ -294,7 +294,7 @@ def size_of(file: BinaryIO) -> int:
 
 
 def read_file(path: Path, expected: str, most: int | None = None) -> bytes:
-    """Return what is in a file; see `open_file`. One that changes meanwhile is refused: it may be cut anywhere."""
+    """Return a file's contents; see `open_file`. A file that changes while it is read is refused."""
     with open_file(path, expected, most) as file:
         before = os.fstat(file.fileno())
         data = file.read(before.st_size)
@@ -308,8 +308,8 @@ def check_size(path: Path, size: int, most: int | None = None, what: str = "has"
     """Refuse a file that has, or expands to, too many bytes.
 
     Args:
-        path: the file. size: bytes. most: that it may have, besides what the machine has in memory.
-        what: what it does to have so many. remedy: what to do about it.
+        path: the file. size: bytes that it has. most: bytes that it may have; the machine's memory is a limit too.
+        what: the verb of the message, as "has" or "expands to". remedy: advice at its end.
 
     Raises:
         FileFormatError: it is too large.
@@ -328,7 +328,7 @@ def check_size(path: Path, size: int, most: int | None = None, what: str = "has"
 
 
 def refuse_others(path: Path, found: os.stat_result, expected: str) -> None:
-    """Refuse what is no regular file, by what `os.stat` says of it."""
+    """Refuse anything but a regular file, judged by its `os.stat` result `found`."""
     if kind := kind_of(found):
         remedy = "name a file inside it" if stat.S_ISDIR(found.st_mode) else "write its contents to a file first"
         raise FileFormatError(f"{path}: this is {kind}, expected {expected}; {remedy}")

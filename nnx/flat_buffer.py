@@ -1,10 +1,10 @@
 """One flat buffer for all parameters of a model, or of a layer on its own.
 
-`arena` is [values | first moments | second moments | statistics | gradients], each of `size` numbers but the
-statistics, which are what layers learn by no gradient, such as running means. A layer's parameters are views into it,
+`arena` is [values | first moments | second moments | statistics | gradients]. Each part has `size` numbers, except the
+statistics: what layers learn without a gradient, such as running means. A layer's parameters are views into the buffer,
 each beginning at a multiple of 64 numbers. So the optimizer is one operation, a checkpoint one write, and data-parallel
-training one sum, in which a step's loss and hits ride along behind the gradients. What only some trainings keep of each
-parameter is beside it, in `more`, once reserved.
+training one sum over the processes, in which a step's loss and hits travel behind the gradients. What only some ways of
+training keep for each parameter has a place beside the arena, in `more`, once it is reserved.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from nnx.backends import Backend
 from nnx.backends.addresses import LARGE_PAGE
 
 Array = Any
-Place = tuple[int, tuple[int, ...]]  # where it begins, and its shape
+Place = tuple[int, tuple[int, ...]]  # where a parameter begins in a part, and its shape
 PADDING = 64
 ALWAYS = ("values", "first", "second", "statistics", "gradients")  # the parts that every buffer has
-ALIGNED = 64  # bytes at whose multiples it begins: vectors that lie across two cache lines take longer
-LARGE = 2 * LARGE_PAGE  # bytes of a buffer that begins with a large page: small ones are many to look up
+ALIGNED = 64  # the buffer begins at a multiple of so many bytes: vectors across two cache lines are slower to read
+LARGE = 2 * LARGE_PAGE  # from so many bytes on it begins at a large page: many small pages take longer to look up
 
 
 class ParameterBuffer:
@@ -33,11 +33,11 @@ class ParameterBuffer:
     Attributes:
         values, first, second, gradients: flat arrays [size]; first and second belong to the optimizer.
         statistics: a flat array; empty where no layer has any.
-        more: parts [size] that were reserved, one after the other; by their names: attributes, such as `third`.
-        names: theirs, in order.
+        more: the reserved parts, one after the other, [size] each; each is also an attribute, such as `third`.
+        names: the names of the reserved parts, in order.
         state: values, first, second and statistics together: what a training step changes for good.
-        summed: gradients, and PADDING numbers behind them for what is summed over processes along with them.
-        trained: the runs of numbers in each part that steps move: one of all of it at first.
+        summed: the gradients, and behind them PADDING numbers for what is summed over processes along with them.
+        trained: slices of a part: the runs of numbers that training moves; at first one slice of all of it.
         size: how many numbers each part holds, padding included.
     """
 
@@ -67,9 +67,9 @@ class ParameterBuffer:
         self.train([True] * len(shapes))
 
     def train(self, wanted: Sequence[bool]) -> None:
-        """Say which parameters steps move, in the order of the shapes; the gradients of the others become 0.
+        """Set which parameters training moves, in the order of the shapes; the gradients of the others become 0.
 
-        Those that are `held` for the rest of a batch, too, or the next norm of all gradients would count them.
+        So do their gradients `held` from earlier parts of a batch: the norm of all gradients must not count them.
         """
         runs: list[list[int]] = []
         gradients = [self.gradients, *([self.held] if "held" in self.names else [])]
@@ -85,7 +85,7 @@ class ParameterBuffer:
         self.trained = [slice(begin, end) for begin, end in runs]
 
     def reserve(self, *names: str) -> bool:
-        """Have these parts too, all zero at first; tell whether any was missing. Those that there are keep theirs."""
+        """Add the parts with these names, zero at first; return whether any was missing. Existing parts stay."""
         missing = [name for name in names if name not in (*ALWAYS, *self.names)]
         if not missing:
             return False
@@ -101,7 +101,7 @@ class ParameterBuffer:
         def __getattr__(self, name: str) -> Array: ...
 
     def views(self, part: Array) -> list[Array]:
-        """Return each parameter's view into one of the four parts, in the order of the shapes."""
+        """Return each parameter's view into a part of `size` numbers, in the order of the shapes."""
         return self._views(part, self._places)
 
     def statistic_views(self) -> list[Array]:
@@ -109,14 +109,14 @@ class ParameterBuffer:
         return self._views(self.statistics, self._places_of_statistics)
 
     def _views(self, part: Array, places: Sequence[Place]) -> list[Array]:
-        if type(part) is np.ndarray:  # whose own method takes half as long as the function
+        if type(part) is np.ndarray:  # NumPy's method takes half as long as the function
             return [part[at : at + math.prod(shape)].reshape(shape) for at, shape in places]
         reshape = self.backend.xp.reshape
         return [reshape(part[at : at + math.prod(shape)], shape) for at, shape in places]
 
 
 def laid_out(shapes: Sequence[tuple[int, ...]]) -> tuple[list[Place], int]:
-    """Return where arrays of these shapes begin, one after the other, and where the next one would."""
+    """Return the places of arrays of these shapes, one after the other, and where the next one would begin."""
     places, offset = list[Place](), 0
     for shape in shapes:
         places.append((offset, shape))

@@ -21,24 +21,26 @@ from nnx.losses import Loss
 from nnx.sequential import Sequential
 
 STEP = 1e-6  # in float64 the truncation error (1e-12) and the rounding error (1e-10) are then both small
-ROUNDED = 8 * 2.0**-53  # of what is derived, by which it may be off after its last additions
-NUMBERS = 200  # how many numbers of each array are tried
+ROUNDED = 8 * 2.0**-53  # relative error that the last additions may leave in the value that is differentiated
+NUMBERS = 200  # at most so many numbers of each array are checked
+TWICE = 2  # how often gradients are computed: one that is added to the last one is right the first time
 
 
 def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None, sample_weight: Any = None) -> float:
-    """Return the worst relative error of any gradient: below 1e-6 where `backward` is right.
+    """Return the worst relative error of any gradient, against finite differences: below 1e-6 if `backward` is right.
 
-    A copy in float64 on the NumPy backend is checked; what is given stays as it is. The error of one number is
-    |analytic - numeric| / max(|analytic|, |numeric|, s), where s is the largest gradient of its array: differences
-    that rounding makes in gradients near 0 do not count, nor where all of an array's are 0, as those of biases before
-    BatchNorm. Arrays of more than 200 numbers are sampled.
-    Keep away from kinks, such as a ReLU's inputs at exactly 0, and from probabilities below 1e-7: a loss of classes
-    stands still there, as in the book, and its gradient does not.
+    A copy in float64 on the NumPy backend is checked; the given object stays as it is. The error of one number is
+    |analytic - numeric| / max(|analytic|, |numeric|, s), where s is the largest gradient in its array. So rounding
+    errors in gradients near 0 do not count, nor an array whose gradients are all 0, as those of biases before
+    BatchNorm. Of arrays with more than 200 numbers a sample is checked.
+
+    Keep the inputs away from kinks, such as exactly 0 at a ReLU, and from probabilities below 1e-7: there the loss is
+    clipped to a constant, as in the book, while its gradient is not 0.
 
     Args:
-        model: a compiled model (its loss and penalties are what is derived); a layer; or a loss.
+        model: a compiled model (its loss with the penalties is differentiated); a layer; or a loss.
         x: inputs [N, I]; for a loss its y_pred. y: targets, for a model or a loss.
-        sample_weight: what each sample counts [N], for a model or a loss.
+        sample_weight: the weight of each sample [N], for a model or a loss.
 
     Raises:
         InputError: y is missing, the model is not compiled, or a weight cannot be used.
@@ -75,22 +77,24 @@ def _check_model(model: Sequential, x: np.ndarray, y: Any, sample_weight: Any) -
     counts = net._weights(y, target, "gradcheck", sample_weight)
     factors = np.ones((len(x), 1)) if counts is None else net._factors(counts)
 
-    def loss() -> float:
-        outputs = x
+    def forward() -> np.ndarray:
+        outputs = x.copy()  # a layer may edit it
         for layer in trainer.layers:
             outputs = layer.forward(outputs, training=True)
+        return outputs
+
+    def loss() -> float:
+        outputs = forward()
         trainer.loss.both(outputs, target)
         for layer in net.layers:
             if layer.strengths():
                 layer.backward_parameters(np.zeros_like(layer.output))
         return float(np.mean(factors[:, 0] * trainer.loss.output) + net.penalties.sum())
 
-    outputs = x
-    for layer in trainer.layers:
-        outputs = layer.forward(outputs, training=True)
-    dvalues = trainer.loss.weighed(trainer.loss.both(outputs, target)[1], factors)
-    for layer in reversed(trainer.layers):
-        dvalues = layer.backward(dvalues)
+    for _ in range(TWICE):
+        dvalues = trainer.loss.weighed(trainer.loss.both(forward(), target)[1], factors)
+        for layer in reversed(trainer.layers):
+            dvalues = layer.backward(dvalues)
     pairs = [pair for layer in net.layers for pair in _pairs(layer)]
     pairs += _numbers(x, dvalues.copy(), net._layers)
     return max(_worst(loss, values, gradient) for values, gradient in pairs)
@@ -107,37 +111,38 @@ def _check_loss(loss: Loss, x: np.ndarray, y: Any, sample_weight: Any) -> float:
 
 
 def _check_layer(layer: Layer, x: np.ndarray) -> float:
-    """Derive the sum of the outputs, each times a fixed random number, plus the layer's penalties."""
+    """Check a layer: differentiate the sum of its outputs, each times a fixed random number, plus its penalties."""
     checked = copy.deepcopy(layer)
     checked.backend, checked.dtype = get_backend("numpy"), "float64" if checked.shapes else None
-    weights = np.random.default_rng(0).standard_normal(checked.forward(x, training=True).shape)
+    weights = np.random.default_rng(0).standard_normal(checked.forward(x.copy(), training=True).shape)
     for each in every([checked]):  # after the first forward, by which layers in a block forget whose steps they count
         if isinstance(each, Drawing):
             each.hold()
     _leave_kinks(checked)
-    checked.forward(x, training=True)
 
     def value() -> float:
-        total = float(np.sum(checked.forward(x, training=True) * weights))
+        total = float(np.sum(checked.forward(x.copy(), training=True) * weights))
         if checked.strengths():
             checked.backward_parameters(np.zeros_like(weights))
             total += sum(float(penalty[0]) for penalty in checked.penalties.values())
         return total
 
-    dinputs = checked.backward(weights).copy()
+    for _ in range(TWICE):
+        checked.forward(x.copy(), training=True)
+        dinputs = checked.backward(weights.copy()).copy()
     pairs = [*_numbers(x, dinputs, [checked]), *_pairs(checked)]
     return max(_worst(value, values, gradient) for values, gradient in pairs)
 
 
 def _numbers(x: np.ndarray, gradient: np.ndarray, layers: Sequence[Layer]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return inputs with their gradient: the columns that are numbers, and no codes."""
+    """Return the inputs with their gradient, without the columns that hold an embedding's codes."""
     codes = {column for layer in fronts(layers) if isinstance(layer, Embedding) for column in layer.columns}
     numbers = [column for column in range(x.shape[1]) if column not in codes]
     return [(x, gradient)] if not codes else [(x[:, i : i + 1], gradient[:, i : i + 1]) for i in numbers]
 
 
 def _pairs(layer: Layer) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return each parameter that is trained, with a copy of its gradient."""
+    """Return each trained parameter with a copy of its gradient."""
     moved = [name for name, trained in layer.trained().items() if trained]
     return [(layer.parameter(name), layer.gradient(name).copy()) for name in moved]
 
@@ -150,7 +155,7 @@ def _leave_kinks(layer: Layer) -> None:
 
 
 def _worst(value: Callable[[], float], at: np.ndarray, gradient: np.ndarray) -> float:
-    """Return the worst relative error over numbers of `at`, which is changed and put back one number at a time."""
+    """Return the worst relative error over the numbers of `at`; each is changed, and put back, by itself."""
     numbers = np.arange(at.size)
     if at.size > NUMBERS:
         numbers = np.random.default_rng(0).choice(at.size, NUMBERS, replace=False)

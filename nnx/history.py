@@ -1,4 +1,4 @@
-"""Training history, which `fit` returns: how loss and accuracy went, epoch by epoch."""
+"""Training history, which `fit` returns: loss and accuracy, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import numpy as np
 
 
 class History(dict[str, list[float]]):
-    """A dict from a quantity to its value after each epoch: "loss", "accuracy", "val_loss", ...
+    """A dict from the name of a quantity to its value in each epoch: "loss", "accuracy", "val_loss", ...
 
     So `pandas.DataFrame(history)`, `json.dump(history, file)` and `matplotlib.pyplot.plot(history["loss"])` take it.
 
-    "loss" is what training minimises. Where layers are regularized it is the sum of "data_loss" and
-    "regularization_loss", which are then listed too. Each is the mean over the epoch's samples, taken while training;
-    "val_..." are taken after the epoch, without regularization, and with all metrics: steps count the accuracy alone.
+    "loss" is what training minimises. Where layers are regularized, it is the sum of "data_loss" and
+    "regularization_loss", which are then listed too. Each is the mean over the epoch's samples, measured during
+    training. The "val_..." quantities are measured after the epoch, without regularization, and include all metrics;
+    of the metrics, training itself measures the accuracy alone.
 
     Attributes:
         first_epoch: the number of the first epoch of this fit; 0 for a new model.
-        interrupted: Ctrl-C ended the fit early. complete: neither that nor an error did, so no epoch is half done.
-        seconds: time spent in training steps. samples: samples trained on, each epoch anew.
-        streamed: why the data set was streamed to the device, and how; None where all of it was there.
+        interrupted: whether Ctrl-C ended the fit early. complete: whether the fit ended neither by that nor by an
+            error, so that no epoch is half done.
+        seconds: time spent in training steps. samples: how many samples were trained on, counted anew in each epoch.
+        streamed: why and how the samples were streamed to the device; None if all of them were there at once.
     """
 
     def __init__(self, first_epoch: int = 0) -> None:

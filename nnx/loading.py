@@ -15,16 +15,18 @@ from nnx.sequential import Sequential
 
 @explained
 def load(path: str | os.PathLike[str], backend: Wish = None, custom: Any = ()) -> Any:
-    """Read the `Sequential` or `Ensemble` that `save` wrote, on any backend; training goes on where it stopped.
+    """Return the `Sequential` or `Ensemble` that `save` wrote; a later `fit` continues where training stopped.
 
     Args:
-        custom: the classes of your own that it is made of, and functions that are its metrics, as a list, [MyLayer,
-            my_loss]; or a dict by the names that they had when it was saved. A file holds their names, and no code.
+        path: the file. backend: the backend to load it on, see `Sequential`; it need not be the one it was saved on.
+        custom: the user-defined classes that the model contains, and the functions among its metrics: a list
+            [MyLayer, my_loss], or a dict from the names that they had when it was saved. A file holds only their
+            names, never code.
 
     Raises:
-        InputError: a class of your own is missing.
+        InputError: a user-defined class is missing, or no backend has that name.
         FileNotFoundError: there is no such file.
-        FileFormatError: it is truncated, damaged, or no nnx model. InputError: no backend has that name.
+        FileFormatError: it is truncated, damaged, or no nnx model.
         BackendUnavailable: the backend does not work here. MissingExtra: safetensors is not installed.
     """
     from nnx.model import checkpoint

@@ -1,7 +1,7 @@
 """Losses: categorical cross-entropy (chapters 5, 9), binary (16), mean squared and absolute error (17), and Huber's.
 
-A loss takes what the last layer put out and what was wanted. Gradients are those of the mean over samples, so that they
-do not depend on the batch size.
+A loss compares the last layer's output with the targets. Gradients are those of the mean over samples, so that they do
+not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from nnx import checks, targets, weights
 from nnx.backends.base import host_array
 from nnx.backends.formula import Formula
 from nnx.backends.inference import Scored
+from nnx.backends.recorder import lent, refuse_editing
 from nnx.errors import InputError
 from nnx.kernels.step_state import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
@@ -25,27 +26,27 @@ from nnx.settings import Setting, replaced, written
 class Loss(Layer):
     """The base of all losses; subclass it to write your own.
 
-    A loss of your own is two methods, as in the book: `forward(y_pred, y_true)` returns the loss of each sample [N],
-    `backward(y_pred, y_true)` the gradient of their mean, shaped like y_pred. In a model y_true comes as an array of
-    the backend: class indices int64 [N] where labels were given, else numbers in the model's type, [N, 1] for a single
-    output. Where `metric` says what is right they are checked accordingly. Steps with it run as written;
-    `ElementwiseLoss` is the base of one whose steps are compiled. docs/extending.md has examples.
+    A user-defined loss has two methods, as in the book: `forward(y_pred, y_true)` returns the loss of each sample [N],
+    `backward(y_pred, y_true)` the gradient of their mean, shaped like y_pred. In a model, y_true is an array of the
+    backend: class indices int64 [N] if labels were given, else numbers in the model's type, [N, 1] for a single output.
+    If the class sets `metric`, the targets are checked for that task. Training steps with such a loss are not compiled;
+    subclass `ElementwiseLoss` for one whose steps are. docs/extending.md has examples.
 
     Attributes:
         output: the loss of each sample [N]. dinputs: the gradient of their mean, shaped like y_pred.
-        metric: how right outputs are told from wrong: "categorical", "binary", "regression" (see `Operations.tally`);
-            None: not at all, and there is no accuracy.
+        metric: the task, which defines the accuracy: "categorical", "binary" or "regression" (see `Operations.tally`);
+            None: there is no accuracy.
     """
 
     operation: ClassVar[str]
     metric: ClassVar[str | None] = None
-    trainable = property(lambda self: True)  # and not to be assigned: it has no parameters
+    trainable = property(lambda self: True)  # not assignable: a loss has no parameters
 
     def forward(self, y_pred: Array, y_true: Any) -> Array:
         """Return the loss of each sample [N].
 
         Args:
-            y_pred: [N, C], what the last layer put out. y_true: what was wanted; see the class.
+            y_pred: [N, C], the last layer's output. y_true: the targets; see the class.
         """
         losses, counted = self.losses(*self._prepared(y_pred, y_true)), self.counted(y_true)
         if counted is not None:
@@ -54,7 +55,7 @@ class Loss(Layer):
         return losses
 
     def calculate(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> float:
-        """Return the mean loss over all samples, without regularization; by weights [N] sum(w * loss) / sum(w)."""
+        """Return the mean loss over all samples, without regularization; with weights [N], sum(w * loss) / sum(w)."""
         by_hand = self._by_hand("forward", "losses")
         found = self.each(*self._prepared(y_pred, y_true)) if by_hand else self.forward(y_pred, y_true)
         losses = self.backend.to_numpy(found)
@@ -63,20 +64,20 @@ class Loss(Layer):
             return float(losses.mean(dtype=np.float64))
         return float(np.dot(counts, np.where(counts > 0, losses, 0)) / counts.sum())
 
-    if TYPE_CHECKING:  # one of the user's own need not take weights
+    if TYPE_CHECKING:  # a user-defined `backward` need not take weights
 
         def backward(self, y_pred: Array, y_true: Any, *args: Any, **kwargs: Any) -> Array:
-            """Return the gradient of that mean."""
+            """Return the gradient of the mean loss, shaped like `y_pred`."""
 
     else:
 
         def backward(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> Array:
-            """Return the gradient of that mean, shaped like `y_pred`."""
+            """Return the gradient of the mean loss, shaped like `y_pred`; sample_weight [N] as for `calculate`."""
             y_pred, target = self._prepared(y_pred, y_true)
             return self._by_weight(self.gradients(y_pred, target), y_true, sample_weight)
 
     def mean_gradient(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> Array:
-        """Return the same, also where `backward` is the user's own, which knows no weights."""
+        """Return the gradient of the weighted mean loss, even if `backward` is user-defined and takes no weights."""
         y_pred, target = self._prepared(y_pred, y_true)
         return self._by_weight(self.slopes(y_pred, target), y_true, sample_weight)
 
@@ -92,24 +93,24 @@ class Loss(Layer):
         return self.weighed(gradient, self.backend.asarray(factors, gradient.dtype))
 
     def counted(self, y_true: Any) -> np.ndarray | None:
-        """Return 1 for each sample that counts and 0 for those to be ignored, float64 [N]; None where all count."""
+        """Return 1 for each sample that counts and 0 for each to be ignored, float64 [N]; None if all count."""
         return None
 
     def _counts(self, y_true: Any, sample_weight: Any, samples: int) -> np.ndarray | None:
-        """Return what each sample counts, float64 [N], or None: all alike."""
+        """Return the weight of each sample, float64 [N]; None if all count alike."""
         given = None if sample_weight is None else weights.checked(self._host(sample_weight), samples, str(self))
         return weights.product(str(self), given, self.counted(y_true))
 
-    # ---- the same with targets already prepared: what a model calls --------------------------------------------------
+    # ---- what a model calls: the same, with targets that are prepared once -------------------------------------------
 
     def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return y_true, checked against outputs of that shape and type, as an array of the backend."""
+        """Return y_true, checked against outputs of this shape and type, as an array of the backend."""
         y = self.host_targets(y_true, shape, dtype)
         prepared: Array = self.backend.asarray(y, y.dtype)
         return prepared
 
     def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """Return the same as a NumPy array: int64, or of that type."""
+        """Return the prepared targets as a NumPy array, of int64 or `dtype`."""
         if self.metric == "categorical":
             y = targets.categorical(self._host(y_true), shape[0], shape[1], str(self))
             return y if y.ndim == 1 else host_array(y, dtype)
@@ -131,10 +132,10 @@ class Loss(Layer):
         return self.dinputs
 
     def both(self, y_pred: Array, target: Array) -> tuple[Array, Array]:
-        """Return losses and gradient."""
+        """Return the loss of each sample [N] and the gradient of their mean."""
         return self.each(y_pred, target), self.slopes(y_pred, target)
 
-    # ---- the same, of a loss of the user's own by its `forward` and `backward` ---------------------------------------
+    # ---- the same for a user-defined loss, by its `forward` and `backward` -------------------------------------------
 
     def each(self, y_pred: Array, target: Array) -> Array:
         """Return the loss of each sample [N]."""
@@ -154,8 +155,12 @@ class Loss(Layer):
         return written(self, name) and not (written(self, ours) or written(self, "both"))
 
     def _by_method(self, method: str, result: str, y_pred: Array, target: Array, shape: tuple[int, ...]) -> Array:
-        """Return what a method of the user's own returned, or kept, in the type of y_pred."""
-        given: Any = getattr(self, method)(y_pred, target)
+        """Return the result of a user-defined method, returned or kept as an attribute, in the type of y_pred."""
+        try:
+            given: Any = getattr(self, method)(y_pred, lent(target, self.backend))
+        except ValueError as error:
+            refuse_editing(error, self, "the targets")
+            raise
         given = self.__dict__.get(result) if given is None else given
         if not self.backend.owns(given) or tuple(given.shape) != shape:
             what = f"{type(given).__name__} {tuple(getattr(given, 'shape', ()))}"
@@ -165,34 +170,34 @@ class Loss(Layer):
         return own
 
     def weighed(self, gradient: Array, factors: Array) -> Array:
-        """Return a gradient with each sample's row times its factor [N, 1]."""
+        """Return a gradient with each sample's row multiplied by its factor; factors [N, 1]."""
         self.dinputs = self.backend.weigh(gradient, factors, out=self._room("weighed", tuple(gradient.shape), gradient))
         return self.dinputs
 
     def _numbers(self) -> tuple[float, ...]:
-        """What shapes the loss, as its operation takes it."""
+        """The loss's own numbers, such as Huber's delta, which its operation takes."""
         return ()
 
     def scored(self, metric: str | None) -> Scored | None:
-        """Return how samples are judged by this loss and a metric; None where it is not one operation of nnx's."""
+        """Return this loss with a metric as an evaluation kernel takes it; None if it is not a single nnx operation."""
         plain = type(self).__module__ == __name__ and hasattr(self, "operation") and not replaced(self)
         return Scored(self.operation, self._numbers(), metric) if plain else None
 
     def kept_dimensions(self) -> int:
-        """Return how many axes targets have that are the same once prepared, if they are in the right type and range.
+        """Return how many axes targets have that `prepare` leaves unchanged, given the right type and range.
 
-        Distributions are not: those of a single class each become class indices.
+        Distributions are none of these: one-hot rows become class indices.
         """
         return 1 if self.metric == "categorical" else 2
 
     def apart(self) -> Loss:
-        """Return the same loss with a workspace of its own, for another thread."""
+        """Return a copy of this loss with its own workspace, for another thread."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__getstate__(), _backend=self._backend)
         return other
 
     def fused_with(self, last: Layer) -> Loss | None:
-        """Return the loss that takes the place of this one and the last layer together, where there is one."""
+        """Return a single loss that replaces the last layer and this loss together, or None if there is none."""
         return None
 
     def _host(self, y: Any) -> Any:
@@ -204,16 +209,19 @@ def _index(value: Any, what: str) -> int | None:
 
 
 class CategoricalCrossEntropy(Loss):
-    """-sum(y_true * log(y_pred)) for each row of probabilities y_pred [N, C], kept within [1e-7, 1 - 1e-7].
+    """-sum(y_true * log(y_pred)) for each row of probabilities y_pred [N, C], clipped to [1e-7, 1 - 1e-7].
 
-    y_true: class indices [N], one-hot rows or distributions [N, C], of any number type. In a model, right after
+    y_true: class indices [N], one-hot rows or distributions [N, C], of any number type. In a model whose last layer is
     `Softmax`, the two are computed together, which is faster and keeps the gradient exact.
 
     Args:
-        label_smoothing: a share s that is taken from what is wanted and spread over all classes: of each it becomes
-            (1 - s) * wanted + s / C. What is wanted is then kept as a distribution [N, C].
-        ignore_index: samples with this label count for nothing: as if they were not there, in losses, gradients and the
-            accuracy. Their own loss is 0. None: every label must be a class.
+        label_smoothing: a share s that is taken from the target and spread evenly over all C classes: each target t
+            becomes (1 - s) * t + s / C. Prepared targets are then always distributions [N, C].
+        ignore_index: a label whose samples are left out, as if they were not there, of the mean loss, its gradient and
+            the accuracy. Their own loss is 0. None: every label must be a class.
+
+    Raises:
+        InputError: an argument or y_true cannot be used.
     """
 
     operation = "cross_entropy"
@@ -241,7 +249,7 @@ class CategoricalCrossEntropy(Loss):
         return 0 if self.label_smoothing or self.ignore_index is not None else 1
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments that make this loss again, those that are not given left out."""
+        """Return the arguments that make this loss again, without those that have their default."""
         given = {"label_smoothing": self.label_smoothing or None, "ignore_index": self.ignore_index}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -249,21 +257,21 @@ class CategoricalCrossEntropy(Loss):
         return f"{type(self).__name__}({', '.join(f'{name}={value:g}' for name, value in self.config().items())})"
 
     def fused_with(self, last: Layer) -> Loss | None:
-        """After Softmax: SoftmaxCrossEntropy, with the losses clipped alike."""
+        """Return, for a last layer that is `Softmax`, a `SoftmaxCrossEntropy` that clips as this loss does."""
         return SoftmaxCrossEntropy(clip=CLIP) if as_written(self, CategoricalCrossEntropy, last, Softmax) else None
 
 
 class BinaryCrossEntropy(Loss):
-    """-(t log p + (1 - t) log(1 - p)), averaged over the outputs: y_pred and y_true [N, O] within 0 .. 1.
+    """-(t log p + (1 - t) log(1 - p)), averaged over the outputs; p = y_pred, t = y_true, both [N, O] within 0 .. 1.
 
-    In a model, right after `Sigmoid`, the two are computed together.
+    p is clipped to [1e-7, 1 - 1e-7]. In a model whose last layer is `Sigmoid`, the two are computed together.
     """
 
     operation = "binary_cross_entropy"
     metric = "binary"
 
     def fused_with(self, last: Layer) -> Loss | None:
-        """After Sigmoid: SigmoidCrossEntropy, with the losses clipped alike."""
+        """Return, for a last layer that is `Sigmoid`, a `SigmoidCrossEntropy` that clips as this loss does."""
         return SigmoidCrossEntropy(clip=CLIP) if as_written(self, BinaryCrossEntropy, last, Sigmoid) else None
 
 
@@ -281,13 +289,13 @@ class MeanAbsoluteError(MeanSquaredError):
 
 
 class Huber(MeanSquaredError):
-    """error**2 / 2 up to |error| = delta, beyond that the tangent, averaged over the outputs (Huber, 1964).
+    """error**2 / 2 up to |error| = delta, delta * (|error| - delta / 2) beyond, averaged over outputs (Huber, 1964).
 
-    Errors far off pull no harder than `delta`, where squares would let them rule. y_pred and y_true: as for
-    `MeanSquaredError`.
+    The gradient of an outlier is at most `delta`, so outliers do not dominate as they do with squares. y_pred and
+    y_true: as for `MeanSquaredError`.
 
     Args:
-        delta: above 0. Assignable at any time, right from the next step on.
+        delta: above 0. Assignable at any time; the next step uses it.
     """
 
     operation = "huber_loss"
@@ -308,7 +316,7 @@ class Huber(MeanSquaredError):
 
 
 class ElementwiseLoss(Loss):
-    """The base of a loss of your own that is a mean over the outputs: write `formula` and `derivative`.
+    """The base of a user-defined loss that is a mean over the outputs: write `formula` and `derivative`.
 
         class LogCosh(nnx.ElementwiseLoss):
             def formula(self, y_pred, y_true):
@@ -318,8 +326,8 @@ class ElementwiseLoss(Loss):
             def derivative(self, y_pred, y_true):
                 return np.tanh(y_pred - y_true)
 
-    Both say what becomes of one output and what it should be, y_pred and y_true [N, O], with NumPy's functions, and
-    are compiled as those of `Elementwise` are.
+    Both work on each number by itself, with NumPy's functions; y_pred and y_true are [N, O]. They are compiled as those
+    of `Elementwise` are.
     """
 
     metric = "regression"
@@ -329,7 +337,7 @@ class ElementwiseLoss(Loss):
         raise NotImplementedError(f"{type(self).__name__} has no formula(y_pred, y_true)")
 
     def derivative(self, y_pred: Array, y_true: Array) -> Array:
-        """Return its derivative by y_pred."""
+        """Return the derivative of `formula` with respect to y_pred."""
         raise NotImplementedError(f"{type(self).__name__} has no derivative(y_pred, y_true)")
 
     def losses(self, y_pred: Array, target: Array) -> Array:
@@ -349,10 +357,10 @@ class ElementwiseLoss(Loss):
 
 
 class FusedLoss(Loss):
-    """A last activation and its loss in one pass over the logits: faster, and exact where the two alone overflow.
+    """A last activation and its loss in one pass over the logits: faster, and exact where the two apart overflow.
 
     Args:
-        clip: bound each loss as if the probability had been kept within [clip, 1 - clip]; 0 gives the exact loss.
+        clip: each loss is bounded as if the probability had been clipped to [clip, 1 - clip]; 0 gives the exact loss.
     """
 
     clip = Setting(partial(checks.real, high=0.5))
@@ -369,7 +377,7 @@ class FusedLoss(Loss):
         return self.both(y_pred, target)[1]
 
     def both(self, y_pred: Array, target: Array, probabilities: Array | None = None) -> tuple[Array, Array]:
-        """Return losses and gradient from one operation; fill `probabilities` where given."""
+        """Return losses [N] and gradient [N, C] from one operation, which also fills `probabilities` if given."""
         losses = self._room("output", (y_pred.shape[0],), y_pred)
         out = self._room("dinputs", tuple(y_pred.shape), y_pred)
         operation = getattr(self.backend, self.operation)
@@ -399,19 +407,19 @@ class SigmoidCrossEntropy(FusedLoss):
 
 
 def as_written(loss: Loss, kind: type, last: Layer, ending: type) -> bool:
-    """Tell whether a loss and a last layer are of these very classes, with no method replaced."""
+    """Return whether a loss and a last layer are of exactly these classes, with no method replaced."""
     return type(loss) is kind and type(last) is ending and not replaced(loss) and not replaced(last)
 
 
 def accuracy(y_pred: Any, y_true: Any, sample_weight: Any = None) -> float:
-    """Return the share of samples whose largest output is the wanted class.
+    """Return the share of samples whose largest output is that of the true class.
 
     Args:
         y_pred: outputs [N, C], or predicted classes [N]. y_true: classes [N] or one-hot rows [N, C].
-        sample_weight: what each sample counts [N]; None: all alike.
+        sample_weight: the weight of each sample [N]; None: all alike.
 
     Raises:
-        InputError: the numbers of samples differ, there are none, a shape is another, or a label is no class.
+        InputError: the numbers of samples differ, there are no samples, a shape is wrong, or a label is no class.
     """
     outputs, wanted = _numbers(y_pred, "y_pred"), _numbers(y_true, "y_true")
     if outputs.ndim == 2 and outputs.shape[1] > 1:

@@ -1,6 +1,6 @@
-"""Metrics of a compiled model: their names, which go with which loss, and what they measure.
+"""The metrics that a model is compiled with: their names, which loss each fits, and their values.
 
-nnx/metrics.py has the functions.
+The functions themselves are in nnx/metrics.py.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ OF_CLASSES: dict[str, Callable[..., float]] = {
 }  # fmt: skip
 OF_NUMBERS: dict[str, Callable[..., float]] = {"mae": mae, "rmse": rmse, "r2": r2}
 NAMED: dict[str, Callable[..., float]] = {**OF_CLASSES, **OF_NUMBERS, "top_5": top_k}
-SMALLER = ("loss", "error", "mae", "rmse")  # what names of quantities end with that are better when smaller
+SMALLER = ("loss", "error", "mae", "rmse")  # endings of the names of quantities that are better when smaller
 
 
 def checked(metrics: Any, task: str | None) -> tuple[Metric, ...]:
-    """Return what `compile` was given as metrics, nnx's own by their names; refuse what cannot be measured.
+    """Return the metrics that `compile` was given, nnx's own as names; refuse those that cannot be computed.
 
     Args:
-        task: `Loss.metric`, or None where the loss does not say.
+        metrics: see `Sequential.compile`. task: `Loss.metric`, or None where the loss does not say.
+
+    Raises:
+        InputError: there is no such metric, it does not fit the loss, or a function does not take two arrays.
     """
     names = ["accuracy", *OF_CLASSES, "top_5", *OF_NUMBERS]
     if not isinstance(metrics, list | tuple):
@@ -56,13 +59,13 @@ def checked(metrics: Any, task: str | None) -> tuple[Metric, ...]:
 
 
 def _by_name(metric: Any) -> Any:
-    """Return a function of nnx/metrics.py as its name, by which it gets probabilities and not logits."""
+    """Return a function of nnx/metrics.py as its name, since a metric given by name gets probabilities, not logits."""
     given = top_k if isinstance(metric, str) and metric == "top_k" else metric
     return next((name for name, function in NAMED.items() if function is given), metric)
 
 
 def _check_arguments(metric: Callable[..., Any]) -> None:
-    """Refuse a function that two arrays cannot be given to, before a training that would end with it."""
+    """Refuse a function that cannot be called with two arrays, now and not after an epoch of training."""
     if fault := checks.call_fault(metric, None, None):
         raise InputTypeError(f"compile: metrics: {name_of(metric)} cannot be called as f(y_true, y_pred): {fault}")
 
@@ -78,17 +81,17 @@ def _check_task(metric: str, task: str) -> None:
 
 
 def name_of(metric: Metric) -> str:
-    """Return what a metric is called in a history."""
+    """Return a metric's name in a history."""
     return metric if isinstance(metric, str) else metric.__name__
 
 
 def beside(metrics: Iterable[Metric]) -> list[Metric]:
-    """Return the metrics that are computed of all outputs together: all but the accuracy, which steps count."""
+    """Return the metrics computed from all outputs at once: all but the accuracy, which training steps count."""
     return [metric for metric in metrics if metric != "accuracy"]
 
 
 def check_weighable(metrics: Iterable[Metric], weights: np.ndarray | None) -> None:
-    """Refuse weights of samples, other than of those to be left out, where a function of one's own is a metric."""
+    """Refuse a user-defined metric, which takes no weights, where samples of different weights are to be counted."""
     own = own_functions(metrics)
     if own and weights is not None and np.unique(weights[weights > 0]).size > 1:
         raise InputError(
@@ -98,7 +101,7 @@ def check_weighable(metrics: Iterable[Metric], weights: np.ndarray | None) -> No
 
 
 def own_functions(metrics: Iterable[Metric]) -> list[Metric]:
-    """Return the metrics that are functions of the user's own."""
+    """Return the metrics that are user-defined functions."""
     return [metric for metric in metrics if not isinstance(metric, str)]
 
 
@@ -106,13 +109,13 @@ def measured(
     metrics: Sequence[Metric], task: str | None, y_true: np.ndarray, y_pred: np.ndarray, shares: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """Return metrics by their names.
+    """Return the values of metrics, by name.
 
     Args:
         task: `Loss.metric`. y_true: targets as the loss takes them: class indices int64 [N], or [N, O].
-        y_pred: what the model puts out. shares: the same, or probabilities where these are logits. A function of one's
-            own takes y_true and y_pred, copies, which it may change and keep.
-        weights: what each sample counts [N]; those that count 0 are left out.
+        y_pred: the model's outputs. shares: the same, but probabilities where y_pred are logits; nnx's metrics take
+            these. A user-defined function gets copies of y_true and y_pred, which it may change and keep.
+        weights: the weight of each sample [N]; samples of weight 0 are left out.
     """
     if weights is not None:
         y_true, y_pred, shares, weights = (a[weights > 0] for a in (y_true, y_pred, shares, weights))
@@ -121,7 +124,7 @@ def measured(
     for metric in metrics:
         if not isinstance(metric, str):
             scores[name_of(metric)] = _number(metric, metric(y_true.copy(), y_pred.copy()))
-        elif not finite:  # a training that went wrong: the loss says so
+        elif not finite:  # training has diverged; the loss shows it
             scores[metric] = float("nan")
         elif match := TOP.fullmatch(metric):
             scores[metric] = top_k(wanted, shares, int(match[1]), weights)
@@ -132,7 +135,7 @@ def measured(
 
 def _number(metric: Metric, value: Any) -> float:
     try:
-        if np.ndim(value) or isinstance(value, str | bytes):  # which float() would read
+        if np.ndim(value) or isinstance(value, str | bytes):  # float() would read text as a number
             raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -140,7 +143,7 @@ def _number(metric: Metric, value: Any) -> float:
 
 
 def larger_is_better(quantity: str) -> bool | None:
-    """Tell whether a quantity of a history is better when larger; None where that is not known."""
+    """Return whether a quantity of a history is better when larger; None if that is not known."""
     name = quantity.removeprefix("val_")
     if name.endswith("accuracy") or name in OF_CLASSES or name == "r2" or TOP.fullmatch(name):
         return True

@@ -1,12 +1,13 @@
-"""Metrics beside loss and accuracy, as scikit-learn defines them: f(y_true, y_pred) over all samples at once.
+"""Metrics besides loss and accuracy, as scikit-learn defines them: f(y_true, y_pred) over all samples at once.
 
-`y_true` and `y_pred` are one of three pairs. Classes: class indices [N], and outputs [N, C], of which the largest is
-predicted, or predicted classes [N] as integers. Yes or no: 0 or 1, and probabilities, both [N], or [N, O] for several
-questions; above 0.5 is yes. Numbers: both [N] or [N, O]. One column, [N, 1], is the same as [N].
+`y_true` and `y_pred` belong to one of three tasks. Classification: class indices [N], and outputs [N, C], the largest
+of which is the predicted class, or predicted classes [N] as integers. Binary and multi-label classification: 0 or 1,
+and probabilities, both [N], or [N, O] for O labels; above 0.5 is a yes. Regression: numbers, both [N] or [N, O]. A
+single column [N, 1] is the same as [N].
 
-Precision, recall and F1 are those of class 1 where there are two classes, else the mean over the classes that occur
-("macro"), over the questions where there are several. What would be divided by zero counts as 0. Where `sample_weight`
-[N] is given, each sample counts so many times.
+Precision, recall and F1 are those of class 1 where there are two classes; with more classes they are the mean over
+those that occur ("macro"), with several labels the mean over the labels. A division by zero gives 0. Where
+`sample_weight` [N] is given, each sample counts that many times.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ from nnx.errors import InputError
 
 
 def precision(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return the share of what was predicted as a class that is of it."""
+    """Return the precision: of the samples predicted to be of a class, the share that is."""
     right, predicted, _ = _counts(y_true, y_pred, "precision", sample_weight)
     return float(np.mean(_shares(right, predicted)))
 
 
 def recall(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return the share of a class that was predicted as such."""
+    """Return the recall: of the samples of a class, the share that was predicted to be."""
     right, _, actual = _counts(y_true, y_pred, "recall", sample_weight)
     return float(np.mean(_shares(right, actual)))
 
 
 def f1(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return the harmonic mean of precision and recall, of each class before the mean over classes is taken."""
+    """Return the F1 score: the harmonic mean of precision and recall, of each class; then the mean over the classes."""
     right, predicted, actual = _counts(y_true, y_pred, "f1", sample_weight)
     return float(np.mean(_shares(2 * right, predicted + actual)))
 
 
 def balanced_accuracy(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return the mean, over the classes that occur, of the share of each that was found; over the questions too."""
+    """Return the mean of the recall over the classes that occur; with several labels, the mean over those too."""
     wanted, predicted, _ = _decided(y_true, y_pred, "balanced_accuracy")
     weights = _weights(sample_weight, len(wanted), "balanced_accuracy")
     pairs = zip(_columns(wanted).T, _columns(predicted).T, strict=True)
@@ -51,13 +52,13 @@ def balanced_accuracy(y_true: Any, y_pred: Any, sample_weight: Any = None) -> fl
 
 
 def _found(classes: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the share of each class that occurs which was predicted as such."""
+    """Return the recall of each class that occurs."""
     of_class = classes[:, None] == np.unique(classes)
     return _shares(weights @ (of_class & (predicted == classes)[:, None]), weights @ of_class)
 
 
 def confusion(y_true: Any, y_pred: Any) -> np.ndarray:
-    """Count, for each true class, what it was taken for: int64 [C, C], for outputs [N, C]."""
+    """Return the confusion matrix int64 [C, C]: rows are true classes, columns predicted ones; for outputs [N, C]."""
     wanted, outputs = _of_classes(y_true, y_pred, "confusion")
     table = np.zeros((outputs.shape[1], outputs.shape[1]), dtype=np.int64)
     np.add.at(table, (wanted, outputs.argmax(axis=1)), 1)
@@ -65,10 +66,7 @@ def confusion(y_true: Any, y_pred: Any) -> np.ndarray:
 
 
 def log_loss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return the mean of -log p(true class), for probabilities [N, C].
-
-    No p is taken for less than what float32 tells from 0 beside 1.
-    """
+    """Return the mean of -log p(true class), for probabilities [N, C]; each p is clipped to float32's epsilon."""
     wanted, outputs = _of_classes(y_true, y_pred, "log_loss")
     _check_shares(outputs, "log_loss", "y_pred")
     of_true = outputs[np.arange(len(wanted)), wanted].astype(np.float64)
@@ -77,10 +75,10 @@ def log_loss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
 
 
 def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return the area under the ROC curve: how likely a sample of a class is ranked above one that is not of it.
+    """Return the area under the ROC curve: the probability that a sample of a class is ranked above one of the others.
 
-    For more than two classes it is the mean over the classes, each against all others. Classes that no sample has, or
-    every one, do not count; nan where that leaves none.
+    For more than two classes it is the mean over the classes, each against all others. Classes that no sample or every
+    sample has are left out; nan if none is left.
     """
     wanted, outputs = _pair(y_true, y_pred, "auc")
     if wanted.ndim < outputs.ndim:
@@ -97,7 +95,7 @@ def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
 
 
 def top_k(y_true: Any, y_pred: Any, k: int = 5, sample_weight: Any = None) -> float:
-    """Return the share of samples whose class is among the k largest outputs."""
+    """Return the share of samples whose true class is among the k largest outputs."""
     k = checks.integer(k, "top_k: k")
     wanted, outputs = _of_classes(y_true, y_pred, f"top_{k}")
     best = np.argsort(outputs, axis=1, kind="stable")[:, ::-1][:, :k]
@@ -106,7 +104,7 @@ def top_k(y_true: Any, y_pred: Any, k: int = 5, sample_weight: Any = None) -> fl
 
 
 def _counts(y_true: Any, y_pred: Any, who: str, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return how many samples of each class, or question, are right, how many predicted, and how many there are."""
+    """Return for each class or label how many samples are right, how many were predicted, and how many there are."""
     wanted, predicted, classes = _decided(y_true, y_pred, who)
     if wanted.ndim == 1:
         counted = np.array([1]) if classes <= 2 else np.union1d(wanted, predicted)
@@ -116,13 +114,13 @@ def _counts(y_true: Any, y_pred: Any, who: str, sample_weight: Any) -> tuple[np.
 
 
 def _shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return part / whole, 0 where there is nothing."""
+    """Return part / whole; 0 where whole is 0."""
     shares: np.ndarray = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
     return shares
 
 
 def _area(of_class: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
-    """Return the area under a ROC curve: what of the others is ranked below each of the class, half of its equals."""
+    """Return the area under a ROC curve: the mean share of others ranked below one of the class; ties count half."""
     _, place = np.unique(scores, return_inverse=True)
     inside, outside = (np.bincount(place, weights * side) for side in (of_class, ~of_class))
     pairs = float(inside.sum() * outside.sum())
@@ -135,28 +133,28 @@ def _area(of_class: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> floa
 
 @QUIET
 def mae(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return the mean absolute error, over outputs too."""
+    """Return the mean absolute error, over samples and outputs."""
     wanted, outputs = _numbers(y_true, y_pred, "mae")
     weights = _weights(sample_weight, len(wanted), "mae")
     return float(np.mean(np.average(np.abs(wanted - outputs), axis=0, weights=weights)))
 
 
 def unit_for(peak: float) -> float:
-    """Return in which unit numbers up to a peak have squares: 1, unless float64 cannot hold those or they are 0."""
+    """Return a unit in which numbers up to `peak` can be squared: 1, unless the squares overflow or become 0."""
     if not math.isfinite(peak) or peak == 0 or 2.0**-500 < peak < 2.0**500:
         return 1.0
-    return math.ldexp(1.0, math.frexp(peak)[1] - 1)  # a power of 2, which rounds nothing
+    return math.ldexp(1.0, math.frexp(peak)[1] - 1)  # a power of 2, so that dividing by it does not round
 
 
 def _squarable(wanted: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return numbers in a unit in which their differences have squares, and that unit."""
+    """Return both arrays in a unit in which their differences can be squared, and that unit."""
     unit = unit_for(max(float(np.max(np.abs(a), initial=0.0)) for a in (wanted, outputs)))
     return wanted / unit, outputs / unit, unit
 
 
 @QUIET
 def rmse(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return the square root of the mean squared error; the mean over the outputs."""
+    """Return the square root of the mean squared error of each output, averaged over the outputs."""
     wanted, outputs = _numbers(y_true, y_pred, "rmse")
     weights = _weights(sample_weight, len(wanted), "rmse")
     wanted, outputs, unit = _squarable(wanted, outputs)
@@ -165,9 +163,9 @@ def rmse(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
 
 @QUIET
 def r2(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return the share of the variance that is explained, the mean over the outputs; nan for a single sample.
+    """Return the coefficient of determination: the share of the variance that is explained, averaged over the outputs.
 
-    Where a target does not vary it is 1 if the outputs are exact, else 0.
+    It is nan for a single sample. Where a target does not vary, it is 1 if the outputs are exact, else 0.
     """
     wanted, outputs = _numbers(y_true, y_pred, "r2")
     if len(wanted) < 2:
@@ -184,7 +182,7 @@ def r2(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
 
 
 def _pair(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as arrays of finite numbers, of as many samples; a single column without its axis."""
+    """Return both as arrays of finite numbers with the same number of samples; [N, 1] becomes [N]."""
     wanted, outputs = targets.given(y_true, f"{who}: y_true"), targets.given(y_pred, f"{who}: y_pred")
     checks.finite(outputs, who, "y_pred")
     checks.finite(wanted, who, "y_true")
@@ -199,7 +197,7 @@ def _pair(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _decided(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return what is true, what is predicted, and the number of classes: class indices [N], or answers bool [N, O]."""
+    """Return true values, predictions and the number of classes: class indices [N], or labels as bool [N, O]."""
     wanted, outputs = _pair(y_true, y_pred, who)
     if wanted.ndim < outputs.ndim:
         wanted, outputs = _of_classes(wanted, outputs, who)
@@ -213,7 +211,7 @@ def _decided(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray
 
 
 def _of_classes(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return class indices int64 [N], also of one-hot rows, and outputs [N, C]."""
+    """Return class indices int64 [N], which may be given as one-hot rows, and outputs [N, C]."""
     wanted, outputs = _pair(y_true, y_pred, who)
     indices = targets.categorical(wanted, len(outputs), outputs.shape[1], who) if outputs.ndim == 2 else wanted
     if indices.ndim != 1 or outputs.ndim != 2:
@@ -222,7 +220,7 @@ def _of_classes(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndar
 
 
 def _answers(a: np.ndarray, other: np.ndarray, who: str, what: str) -> np.ndarray:
-    """Return answers to as many questions as others answer, 0 or 1 or probabilities, as bool [N, O]."""
+    """Return labels, given as 0 and 1 or as probabilities, as bool [N, O]; O must be that of `other`."""
     if a.ndim != other.ndim:
         raise InputError(f"{who}: {what} has shape {a.shape}, expected {other.shape}; predicted classes are integers")
     _check_shares(a, who, what)

@@ -1,7 +1,7 @@
 """Optimizers (chapter 10): SGD, AdaGrad, RMSprop, Adam, and AdamW, Nadam, AMSGrad and Lion.
 
-Each is one operation over a flat buffer. Its numbers stand in the array `hyper`, and the count of steps in `counters`,
-because a recorded training step reads arrays and would never notice a changed Python number.
+Each is one operation over the flat buffer of all parameters. Hyperparameters are kept in the array `hyper`, and the
+count of steps in `counters`: a recorded training step reads arrays and would not notice a changed Python number.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Array = Any
 
 
 class Hyper(Setting):
-    """A number of an optimizer's array `hyper`, from where every step reads it: assignable at any time.
+    """A hyperparameter that is stored in the optimizer's array `hyper`; assignable at any time.
 
     Args:
-        place: where in `hyper`. limits: as for `checks.real`.
+        place: its index in `hyper`. limits: as for `checks.real`.
     """
 
     def __init__(self, place: int, **limits: Any) -> None:
@@ -42,12 +42,12 @@ class Hyper(Setting):
 
 
 def limit(value: Any, what: str) -> float | None:
-    """Return a limit of gradients; None is none."""
+    """Return a limit for clipping gradients as a float; None means no limit."""
     return None if value is None else checks.real(value, what, open_low=True)
 
 
 class Switch(Hyper):
-    """The same for what is on or off, 1 or 0 in the array."""
+    """A hyperparameter that is True or False, stored as 1 or 0."""
 
     def __init__(self, place: int) -> None:
         super().__init__(place)
@@ -62,21 +62,22 @@ class Optimizer(Assignable):
 
     The learning rate of step t, counted from 0, is `learning_rate / (1 + decay * t)`.
 
-    Gradients can be clipped before they are used, penalties included: `clip_value` bounds each number, and `clip_norm`
-    the Euclidean norm of all of them together (Pascanu et al., 2013): where that is greater they are multiplied by
-    clip_norm / norm. Both: by value first. A norm that is not finite makes all of them nan, so the loss says so.
+    Gradients, penalties included, can be clipped before they are used: `clip_value` bounds each number; `clip_norm`
+    bounds the Euclidean norm of all of them together (Pascanu et al., 2013): if it is greater, all are multiplied by
+    clip_norm / norm. With both, clipping by value comes first. A norm that is not finite makes all gradients nan, so
+    that the loss shows it.
 
     Used by hand, as in the book: `pre_update_params()`, `update_params(layer)` for each layer, `post_update_params()`.
 
     Attributes:
-        clip_norm, clip_value: above 0, or None: no limit.
-        learning_rate, decay, and whatever numbers an optimizer takes: assignable at any time, right from the next step.
-        iterations: steps done.
+        clip_norm, clip_value: above 0, or None for no limit.
+        learning_rate, decay, and all other hyperparameters: assignable at any time; the next step uses the new value.
+        iterations: the number of steps done.
         current_learning_rate: that of the next step.
     """
 
     operation: ClassVar[str]
-    moments: ClassVar[tuple[str, ...]]  # which of the buffer's moments the operation takes
+    moments: ClassVar[tuple[str, ...]] = ()  # the parts of the flat buffer that the operation takes besides the values
     _facts: ClassVar[dict[str, str]] = dict.fromkeys(("hyper", "counters"), "assign the numbers by their names")
 
     _runtime = ("_listener", "hyper", "counters")
@@ -96,7 +97,7 @@ class Optimizer(Assignable):
 
     @property
     def iterations(self) -> int:
-        """Steps done."""
+        """The number of steps done."""
         return int(self.counters[STEP])
 
     @property
@@ -107,10 +108,10 @@ class Optimizer(Assignable):
     # ---- by hand, as in the book ------------------------------------------------------------------------------------
 
     def pre_update_params(self) -> None:
-        """Do nothing: the rate of the step is computed from `iterations`. The book calls it before each update."""
+        """Do nothing: the step's rate follows from `iterations`. The book's scripts call it before each update."""
 
     def update_params(self, layer: Layer) -> None:
-        """Move the parameters of one layer against their gradients. Layers without, or not to be trained, stay."""
+        """Update one layer's parameters by their gradients; one without parameters, or not trainable, is left alone."""
         checks.instance(layer, Layer, "update_params: layer", "Dense(2, 3)")
         if not layer.shapes or not layer.trainable:
             return
@@ -138,19 +139,19 @@ class Optimizer(Assignable):
     # ---- what a model calls ------------------------------------------------------------------------------------------
 
     def update(self, flat: ParameterBuffer, hyper: Array, counters: Array, backend: Any = None) -> None:
-        """Do one step over a flat buffer, with `hyper` and `counters` as arrays of its backend."""
+        """Do one step over a flat buffer; `hyper` and `counters` are arrays of its backend."""
         operation = getattr(backend or flat.backend, self.operation)
         for run in flat.trained:
             parts = [getattr(flat, name)[run] for name in ("values", "gradients", *self.moments)]
             operation(*parts, hyper, counters)
 
     def clip_gradients(self, flat: ParameterBuffer, backend: Any) -> None:
-        """Clip all gradients, where a limit was set."""
+        """Clip all gradients, if a limit is set."""
         if self.clip_norm is not None or self.clip_value is not None:
             backend.clip(flat.gradients, self.clip_norm or math.inf, self.clip_value or math.inf)
 
     def reserve_moments(self, flat: ParameterBuffer) -> None:
-        """Have those moments in the buffer that not every one has."""
+        """Add to the buffer those parts of `moments` that not every buffer has."""
         flat.reserve(*self.moments)
 
     def config(self) -> dict[str, Any]:
@@ -160,13 +161,13 @@ class Optimizer(Assignable):
         return {"learning_rate": self.learning_rate, "decay": self.decay, **given}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the arrays as its own: those that joblib loads may be read-only."""
+        """Copy the arrays: those that joblib loads may be read-only."""
         hyper = np.zeros(7)
         hyper[: len(state["hyper"])] = state["hyper"]  # earlier versions had one less
         self.__dict__.update(state, hyper=hyper, counters=np.array(state["counters"]))
 
     def __copy__(self) -> Optimizer:
-        """Return what `copy.deepcopy` does: the numbers stand in arrays, which two optimizers must not share."""
+        """Return a deep copy: two optimizers must not share the arrays that hold their hyperparameters."""
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,12 +182,12 @@ class SGD(Optimizer):
 
     Args:
         learning_rate: above 0. momentum: at least 0 and below 1. decay: at least 0.
-        nesterov: step from where the momentum will have led (Sutskever et al., 2013).
+        nesterov: whether to use Nesterov's momentum (Sutskever et al., 2013).
     """
 
     operation = "sgd"
     moments = ("first",)
-    momentum = Hyper(BETA_1, high=1.0)  # the share of the last step that is done again
+    momentum = Hyper(BETA_1, high=1.0)  # the share of the previous step that is repeated
     nesterov = Switch(BETA_2)
 
     def __init__(
@@ -199,16 +200,16 @@ class SGD(Optimizer):
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""
-        nesterov = {"nesterov": True} if self.nesterov else {}  # files of before know nothing of it
+        nesterov = {"nesterov": True} if self.nesterov else {}  # left out where False, as in files of older versions
         return {**super().config(), "momentum": self.momentum, **nesterov}
 
 
 class AdaGrad(Optimizer):
-    """cache += g**2; w -= rate * g / (sqrt(cache) + epsilon) (Duchi et al., 2011)."""
+    """cache += g**2; w -= rate * g / (sqrt(cache) + epsilon) (chapter 10; Duchi et al., 2011)."""
 
     operation = "adagrad"
     moments: ClassVar[tuple[str, ...]] = ("second",)
-    epsilon = Hyper(EPSILON, open_low=True)  # what keeps the division from overflowing
+    epsilon = Hyper(EPSILON, open_low=True)  # keeps the divisor above 0
 
     def __init__(
         self, learning_rate: float = 1.0, decay: float = 0.0, epsilon: float = 1e-7, *, clip_norm: float | None = None,
@@ -241,7 +242,11 @@ class RMSprop(AdaGrad):
 
 
 class Adam(AdaGrad):
-    """Momentum and RMSprop together, both corrected for starting at 0 (Kingma and Ba, 2015)."""
+    """m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g**2; w -= rate * m' / (sqrt(v') + epsilon).
+
+    At step t, counted from 1, m' = m / (1 - beta_1**t) and v' = v / (1 - beta_2**t) make up for starting at 0
+    (chapter 10; Kingma and Ba, 2015).
+    """
 
     operation = "adam"
     moments: ClassVar[tuple[str, ...]] = ("first", "second")
@@ -294,9 +299,10 @@ class AdamW(Adam):
 
 
 class AMSGrad(AdamW):
-    """Adam, with the largest mean of squares so far, so that steps never grow by it (Reddi et al., 2018).
+    """Adam that divides by the largest v so far, so that a step never grows because v falls (Reddi et al., 2018).
 
-    It keeps one number more of each parameter. It is torch's Adam(amsgrad=True), or with a weight decay its AdamW.
+    It keeps one more number for each parameter. It is PyTorch's Adam(amsgrad=True); with a weight decay, its
+    AdamW(amsgrad=True).
     """
 
     operation = "amsgrad"
@@ -320,9 +326,10 @@ class AMSGrad(AdamW):
 
 
 class Nadam(AdamW):
-    """Adam with Nesterov's momentum, which begins at half of beta_1 and rises by `momentum_decay` (Dozat, 2016).
+    """Adam with Nesterov's momentum, which begins near half of beta_1 and rises towards beta_1 (Dozat, 2016).
 
-    The weight decay is the parameters' own, as AdamW's: torch's NAdam(decoupled_weight_decay=True).
+    `momentum_decay` says how fast. The weight decay is decoupled, as in AdamW: it is PyTorch's
+    NAdam(decoupled_weight_decay=True).
     """
 
     operation = "nadam"
@@ -354,13 +361,13 @@ class Nadam(AdamW):
 class Lion(Optimizer):
     """w -= rate * (sign(beta_1 m + (1 - beta_1) g) + weight_decay * w); m = beta_2 m + (1 - beta_2) g.
 
-    (Chen et al., 2023.) Each step is as long as any other, so the rate is a third to a tenth of Adam's, and the weight
-    decay as much larger.
+    (Chen et al., 2023.) Every step moves every parameter by `rate`, so the learning rate should be a third to a tenth
+    of Adam's, and the weight decay larger by the same factor.
     """
 
     operation = "lion"
     moments = ("first",)
-    beta_1 = Hyper(BETA_1, high=1.0)  # the share of the mean gradient in what is followed
+    beta_1 = Hyper(BETA_1, high=1.0)  # the share of the mean gradient m in the direction of a step
     beta_2 = Hyper(BETA_2, high=1.0)  # the share of the mean gradient that each step keeps
     weight_decay = Hyper(WEIGHT_DECAY)  # how strongly the parameters shrink
 

@@ -1,7 +1,7 @@
 """Progress output that cannot fail: stdout may be closed, a broken pipe, an object with `write` alone, or None.
 
-That there is nowhere to tell of it is no reason for a training to fail. What a command is for is another matter: `nnx
-predict` ends with an error where its answers cannot be written.
+Training must not fail because its progress cannot be shown. The results of a command are another matter: `nnx predict`
+ends with an error if they cannot be written.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Output:
     """A stream for text that never fails; after the first failure it is silent.
 
     Attributes:
-        encoding: of the stream. gone: whether nothing can be written any more.
-        lost: of the class: the error, if text for stdout was lost because a disk is full, and so cut short for whoever
-            reads it later.
+        encoding: the stream's. gone: whether nothing can be written any more.
+        lost: a class attribute: the error, if text for stdout was lost because a disk is full, so that the file that
+            it went to is incomplete.
     """
 
     lost: ClassVar[OSError | None] = None
@@ -28,11 +28,11 @@ class Output:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.encoding, self.gone = "utf-8", stream is None
-        with suppress(Exception):  # whatever an object of somebody's raises, here and below
+        with suppress(Exception):  # here and below: the stream may be any object, and raise anything
             self.encoding = stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write, with escapes for what the stream cannot show."""
+        """Write, with escapes for characters that the stream's encoding does not have."""
         if not self.gone:
             try:
                 try:
@@ -44,7 +44,7 @@ class Output:
         return len(text)
 
     def flush(self) -> None:
-        """Have it shown, if the stream knows how."""
+        """Flush the stream, if it has such a method."""
         if not self.gone:
             try:
                 if hasattr(self._stream, "flush"):
@@ -58,7 +58,7 @@ class Output:
             Output.lost = error
 
     def isatty(self) -> bool:
-        """Tell whether it is a terminal."""
+        """Return whether the stream is a terminal."""
         try:
             return not self.gone and bool(self._stream.isatty())
         except Exception:
@@ -66,5 +66,5 @@ class Output:
 
 
 def say(text: str) -> None:
-    """Print a line, if it can be done."""
+    """Print a line, if that is possible."""
     Output(sys.stdout).write(f"{text}\n")

@@ -1,13 +1,13 @@
-"""Ownership of a model among threads: who may train it, who may read it; a model and its layers share it.
+"""Ownership of a model among threads: which one may train it, which may read it. A model and its layers share an owner.
 
-One thread trains at a time: any other waits for its turn for half a second, in which some steps are done, and is then
-refused; so is, at once, whatever would change the model from within a fit. Any number may predict. Where one of them
-meets a step it waits for the steps at hand (at most some 0.2 s of them, see `Pace`), so that what it gives is of the
-parameters between two steps, never of half a step.
+One thread trains at a time. Another one that wants to waits for half a second, time enough for a few steps to end, and
+is then refused. What would change the model from within its own fit, such as a callback, is refused at once. Any number
+of threads may predict; one that finds training steps running waits for them (some 0.2 s at most, see `Pace`). So its
+result belongs to the parameters between two steps, never to a half-done step.
 
-Ctrl-C, or any other signal whose handler raises, may come between any two bytecodes, but for those that only read and
-store plain attributes and items. So what must be undone is undone by such stores, in a `finally` and without a call;
-a context manager written in Python would not do, for its `__exit__` is a call.
+Ctrl-C, or any other signal whose handler raises, may interrupt between any two bytecodes, except those that only read
+and store plain attributes and items. So whatever must be undone is undone by such stores, in a `finally` and without a
+call. A context manager written in Python would not do, because its `__exit__` is a call.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ if TYPE_CHECKING:
     from nnx.flat_buffer import ParameterBuffer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-LOOK = 0.0005  # seconds between two looks whether it is one's turn
-PATIENCE = 0.5  # seconds that a thread waits for a model that another trains; some steps are done by then, a fit is not
-COURTESY = 0.05  # seconds for which steps let those go first who have waited for them
+LOOK = 0.0005  # seconds between two checks while a thread waits for its turn
+PATIENCE = 0.5  # seconds that a thread waits for a model that another trains: enough for some steps, not for a fit
+COURTESY = 0.05  # seconds for which the next steps wait for readers that waited for the last ones
 
 
 class Owner:
-    """One for each model. It travels neither with copies nor with pickles, nor is anything held after a fork.
+    """The locks of one model. Copies and pickles get a new one, and in a forked process nothing is held.
 
     Attributes:
         flat: the buffer that holds all parameters, once there is one.
-        native: what `predict` asks first: predicts in one call what is ready as it is, or returns None.
+        native: a function that `predict` tries first: it predicts inputs that need no conversion in one call, or
+            returns None.
         recorder: what the layers compute with instead of their backend while a step is recorded, or None.
-        holder: (what, thread) that trains or changes the model, or None.
-        queue: until when each of those waits who would be the next holder, in order.
-        mark: None while parameters change; after each change another object.
-        readers: who reads the parameters, with its thread, or who waits to do so, with None.
-        wanted: whether somebody has waited since this was last made False.
-        layers: held by whoever uses the layers themselves to predict: they have one workspace.
+        holder: (name of the method, thread) that trains or changes the model, or None.
+        queue: the threads that wait to be the next holder, in order, each with the time until which it waits.
+        mark: None while parameters change; after each change a new object.
+        readers: each reader of the parameters with its thread, or with None while it waits.
+        wanted: whether a reader has waited since this was last set to False.
+        layers: a lock for predicting through the layers themselves, whose workspace only one thread can use.
     """
 
     # Slots, because `predict`, which takes a microsecond, looks at `native` and twice at `mark`.
@@ -56,7 +57,7 @@ class Owner:
 
     def __init__(self) -> None:
         self._begin()
-        _all.add(ref(self, _all.discard))  # not a WeakSet: it would be told in Python, where an interrupt would be lost
+        _all.add(ref(self, _all.discard))  # not a WeakSet, whose callback is Python code: it would lose an interrupt
 
     def _begin(self) -> None:
         self.recorder: Any = None
@@ -73,7 +74,11 @@ class Owner:
     # ---- one thread trains -------------------------------------------------------------------------------------------
 
     def take(self, mine: tuple[str, int]) -> None:
-        """Hold the model, perhaps after a while; or raise InUseError, at once where this thread holds it already."""
+        """Become the holder, after waiting if need be.
+
+        Raises:
+            InUseError: this thread is the holder already, or another one stays it for longer than PATIENCE.
+        """
         with _gate:
             if self.holder is None and not self.queue:
                 self.holder = mine
@@ -88,7 +93,7 @@ class Owner:
         self._wait_for_turn(mine)
 
     def _wait_for_turn(self, mine: tuple[str, int]) -> None:
-        """Stand in line until the model is free; whoever comes later stands behind, so that nobody waits for ever."""
+        """Wait in the queue until the model is free; first come, first served, so that no thread waits for ever."""
         end, place = time.monotonic() + PATIENCE, object()
         held = "steps", 0
         try:
@@ -105,12 +110,12 @@ class Owner:
         self._refuse(mine[0], *held)
 
     def _next(self) -> object:
-        """Return whose turn it is: the first in line that has not given up."""
+        """Return the place in the queue whose turn it is: the first whose thread has not given up."""
         now = time.monotonic()
         return next((place for place, end in self.queue.copy().items() if now < end), None)
 
     def allow(self, what: str) -> None:
-        """Refuse to change parameters that another thread trains."""
+        """Raise InUseError if another thread is training the parameters that `what` would change."""
         holder = self.holder
         if holder is not None and holder[1] != get_ident():
             self._refuse(what, *holder)
@@ -130,20 +135,20 @@ class Owner:
     # ---- steps and those who read ------------------------------------------------------------------------------------
 
     def let_others_read(self) -> None:
-        """Let those begin who waited while the last steps ran."""
+        """Give the readers that waited for the last steps time to begin."""
         end = time.monotonic() + COURTESY
         while None in self.readers.copy().values() and time.monotonic() < end:
             time.sleep(LOOK)
 
     def wait_for_readers(self) -> None:
-        """Wait until nobody reads but this thread itself. Whoever comes meanwhile waits: `mark` is None."""
+        """Wait until no other thread reads. `mark` is None, so no new reader begins meanwhile."""
         while not {None, get_ident()}.issuperset(self.readers.copy().values()):
             time.sleep(LOOK)
 
     def wait_for_steps(self, reader: object) -> None:
-        """Wait until no parameters change, unless it is this thread that changes them.
+        """Wait until no parameters change, unless this thread is the one that changes them.
 
-        Nor does one wait that reads already, from within which this was called: the steps wait for it.
+        A call from within another reading method of the same thread does not wait either: the steps wait for that one.
         """
         within = any(thread == get_ident() for other, thread in self.readers.copy().items() if other is not reader)
         while self.mark is None and not within and not self.is_mine():
@@ -152,12 +157,12 @@ class Owner:
             self.readers[reader] = get_ident()
 
 
-_gate = threading.Lock()  # for a moment, by whoever looks whether a model is held
+_gate = threading.Lock()  # held for a moment by a thread that looks whether a model is free
 _all: set[ref[Owner]] = set()
 
 
 def _after_fork() -> None:
-    """A forked process has none of its parent's threads, and its models are held by none of them."""
+    """Release everything in a forked process, which has none of its parent's threads."""
     global _gate
     _gate = threading.Lock()
     for owner in [known() for known in list(_all)]:
@@ -168,11 +173,11 @@ def _after_fork() -> None:
 in_forked(_after_fork)
 
 
-# ---- for methods of what has an `_owner` -----------------------------------------------------------------------------
+# ---- decorators for methods of objects with an `_owner` --------------------------------------------------------------
 
 
 def alone(method: Method) -> Method:
-    """Hold the model while the method runs: neither another thread nor a callback may come in between."""
+    """Hold the model while the method runs, so that neither another thread nor a callback can train or change it."""
     name = method.__name__
 
     @wraps(method)
@@ -189,7 +194,7 @@ def alone(method: Method) -> Method:
 
 
 def alone_or_within(method: Method) -> Method:
-    """Do the same, but let callbacks of the thread that holds the model call the method too."""
+    """Hold the model like `alone`, but allow the call from within the holder too, as by a callback."""
     outside = alone(method)
 
     @wraps(method)
@@ -200,12 +205,12 @@ def alone_or_within(method: Method) -> Method:
 
 
 def changing(method: Method) -> Method:
-    """Keep those out who read parameters while the method changes them."""
+    """Keep other threads from reading the parameters while the method changes them."""
 
     @wraps(method)
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
         owner = self._owner
-        after = None if owner.mark is None else object()  # None: within another change, which goes on
+        after = None if owner.mark is None else object()  # None: this is within another change, which continues
         try:
             if owner.readers:
                 owner.let_others_read()
@@ -220,7 +225,7 @@ def changing(method: Method) -> Method:
 
 
 def reading(method: Method) -> Method:
-    """Keep parameters as they are while the method reads them. Any number may read at once."""
+    """Keep the parameters from being changed while the method reads them. Any number of threads may read at once."""
 
     @wraps(method)
     def read(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Learning rate finder (Smith, 2017): some steps, each with a greater rate than the one before, and their losses."""
+"""Learning rate finder (Smith, 2017): train for some steps with a growing learning rate, and look at the losses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nnx.arguments import explained
 from nnx.errors import InputError
 from nnx.sequential import Sequential
 
-KEPT = 0.8  # the share of the mean so far in that of the next step
-TOO_FAR = 2.0  # how many times the untrained model's loss is where the search ends
-MOST = 1_000_000  # steps
-FIRST = 10  # steps before which it does not
-SAFE = 10.0  # by how much the suggestion is below the rate at which the loss is lowest
+KEPT = 0.8  # the weight of the previous mean in the exponential moving average of the loss
+TOO_FAR = 2.0  # the search ends where the loss exceeds so many times that of the untrained model
+MOST = 1_000_000  # the largest number of steps that may be asked for
+FIRST = 10  # the search does not end for that reason before so many steps
+SAFE = 10.0  # the suggestion is the rate of the lowest loss divided by this
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class LearningRates:
     """What `find_learning_rate` found; `nnx.plots.learning_rates` draws it.
 
     Attributes:
-        rates, losses: of each step, float64 [steps]; the last step is the one after which losses were too great.
-        smoothed: the loss without the noise of batches: by how much each one's loss differs from that before training,
-            averaged over some steps, and the mean loss before training.
-        suggestion: a tenth of the rate at which `smoothed` is lowest; None where it never falls.
+        rates, losses: the learning rate and the loss of each step, float64 [steps].
+        smoothed: the losses without the noise of the batches: each batch's loss minus its loss before training, as a
+            moving average over steps, plus the mean loss before training.
+        suggestion: a tenth of the rate at which `smoothed` is lowest; None if it never falls.
     """
 
     rates: np.ndarray
@@ -50,13 +50,13 @@ def find_learning_rate(
 ) -> LearningRates:  # fmt: skip
     """Train a copy of a model for some steps with rates from low to high, and return rates, losses and a suggestion.
 
-    The model stays as it is. The copy begins with its parameters and its optimizer's moments, without `decay`.
+    The model itself is not changed. The copy starts with its parameters and its optimizer's moments, without `decay`.
 
     Args:
-        model: compiled. x: inputs [N, I]. y: targets. sample_weight: what each sample counts [N], as in `fit`.
-        low, high: the rates of the first and the last step; in between each is as many times the one before.
-        steps: at most so many: the search ends where the loss is twice what it was at first, or not finite.
-        batch_size: samples of a step, shuffled; None: all.
+        model: compiled. x: inputs [N, I]. y: targets. sample_weight: the weight of each sample [N], as in `fit`.
+        low, high: the rates of the first and the last step; in between they form a geometric sequence.
+        steps: at most so many; the search ends early if the loss reaches twice its first value or is not finite.
+        batch_size: samples in a step, shuffled; None: all of them.
 
     Raises:
         InputError: the model is not compiled, or an argument cannot be used.
@@ -74,7 +74,7 @@ def find_learning_rate(
     trial = copy.deepcopy(model)
     trial.optimizer.decay = 0.0
     inputs = trial._inputs(x, f"{who}: x")
-    trial._host_targets(y, inputs, who)  # which refuses what does not fit the inputs
+    trial._host_targets(y, inputs, who)  # refuses targets that do not fit the inputs
     wanted = targets.given(trial._from_device(y), f"{who}: y")
     weights = None if sample_weight is None else trial._checked_weights(sample_weight, len(inputs), who)
     size = len(inputs) if batch_size is None else checks.integer(batch_size, f"{who}: batch_size")
@@ -96,7 +96,7 @@ def find_learning_rate(
 
 
 def batches(samples: int, size: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield the rows of one batch after the other, all of one size, shuffled anew whenever all were there."""
+    """Yield the row numbers of batches of one size without end, shuffled anew after each pass over the samples."""
     size, epoch = min(size, samples), 0
     while True:
         order = rng.generator(seed, rng.SHUFFLE, epoch).permutation(samples)

@@ -11,20 +11,21 @@ WEIGHTS, SHUFFLE, WINDOW = range(3)
 
 
 def generator(seed: int, purpose: int, index: int) -> np.random.Generator:
-    """Return NumPy's Philox generator keyed by the seed and by what is drawn, such as epoch 3's order of rows.
+    """Return NumPy's Philox generator for one use of a seed, such as the order of rows in epoch 3.
 
-    After 2**48 indices they come again.
+    Args:
+        seed: the model's. purpose: what is drawn, a small number. index: which of these; it repeats after 2**48.
     """
     key = np.array([seed % 2**64, (purpose << 48) | index % 2**48], np.uint64)
     return np.random.Generator(np.random.Philox(cast("Any", Key(key))))
 
 
 class Key(ISeedSequence):
-    """A key that is taken as it is. `Philox(key=key)` does the same, and asks the system for a seed as well: 20 us."""
+    """A seed sequence that is the key itself. `Philox(key=key)` gives the same numbers, but takes 20 us more."""
 
     def __init__(self, key: np.ndarray) -> None:
         self._key = key
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
-        """Return the key, for which Philox asks."""
+        """Return the key; Philox calls this."""
         return self._key

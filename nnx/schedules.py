@@ -1,7 +1,7 @@
-"""Learning rates as functions of the epoch, for `nnx.callbacks.LearningRateSchedule`. Epochs count from 0.
+"""Learning rates as functions of the epoch, for `nnx.callbacks.LearningRateSchedule`. Epochs are counted from 0.
 
-With `LearningRateSchedule(..., by="step")` they are functions of the step instead: `epochs`
-and `every` then count steps.
+With `LearningRateSchedule(..., by="step")` they are functions of the step instead; `epochs` and `every` then count
+steps.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ def step(rate: float, drop: float = 0.5, every: int = 10) -> Schedule:
 @explained
 def exponential(rate: float, factor: float = 0.95) -> Schedule:
     """Multiply `rate` by `factor` after every epoch."""
-    return step(rate, factor, every=1)
+    rate = checks.real(rate, "exponential: rate", open_low=True)
+    return step(rate, checks.real(factor, "exponential: factor", open_low=True), every=1)
 
 
 @explained
 def cosine(rate: float, epochs: int, final: float = 0.0) -> Schedule:
-    """Go from `rate` down to `final` along half a cosine wave, then stay (Loshchilov and Hutter, 2017).
+    """Fall from `rate` to `final` along half a cosine wave, then stay there (Loshchilov and Hutter, 2017).
 
-    The last of the `epochs` is still above `final`, so that with final=0 every epoch learns something.
+    `final` is reached one epoch after the last of the `epochs`, so that with final=0 every epoch learns something.
     """
     rate = checks.real(rate, "cosine: rate", open_low=True)
     epochs = checks.integer(epochs, "cosine: epochs")
@@ -53,7 +54,7 @@ def cosine(rate: float, epochs: int, final: float = 0.0) -> Schedule:
 
 @explained
 def warmup(after: Schedule, epochs: int) -> Schedule:
-    """Rise to the rate of `after` in equal steps over so many epochs, then follow it."""
+    """Rise to the first rate of the schedule `after` in equal steps over `epochs`, then follow that schedule."""
     if not callable(after):
         raise InputTypeError(f"warmup: after={after!r}: expected a schedule, such as constant(0.1)")
     epochs = checks.integer(epochs, "warmup: epochs")
@@ -62,13 +63,13 @@ def warmup(after: Schedule, epochs: int) -> Schedule:
 
 @explained
 def one_cycle(rate: float, epochs: int, rise: float = 0.3, first: float = 25.0, last: float = 1e4) -> Schedule:
-    """Rise to `rate` and go far down again, each along half a cosine wave, in one fit (Smith, 2018).
+    """Rise to `rate`, then fall far below the first rate, each along half a cosine wave, in one fit (Smith, 2018).
 
-    It is torch's OneCycleLR, with 0 <= epoch < epochs. Afterwards it stays.
+    It gives the rates of PyTorch's OneCycleLR for 0 <= epoch < epochs, and stays at the last one afterwards.
 
     Args:
-        rate: the highest. rise: the share of all epochs that go up. first: by how much the first rate is lower than
-            `rate`. last: by how much the last one is lower than the first.
+        rate: the highest rate. epochs: of the whole cycle. rise: the share of the epochs in which the rate rises.
+        first: the first rate is `rate / first`. last: the last rate is the first one divided by `last`.
     """
     rate = checks.real(rate, "one_cycle: rate", open_low=True)
     epochs = checks.integer(epochs, "one_cycle: epochs")
@@ -85,5 +86,5 @@ def one_cycle(rate: float, epochs: int, rise: float = 0.3, first: float = 25.0, 
 
 
 def _between(a: float, b: float, share: float) -> float:
-    """Return what is so far from a to b along half a cosine wave."""
+    """Return the value at `share` of the way from a to b, along half a cosine wave."""
     return b + (a - b) * (1 + math.cos(math.pi * share)) / 2

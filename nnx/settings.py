@@ -1,7 +1,7 @@
-"""Settings: what may be assigned to a layer, loss, optimizer or model; the rest is refused, for nothing would read it.
+"""Settings: the attributes of layers, losses, optimizers and models that may be assigned; others are refused.
 
-A recorded step holds Python numbers fast. So a setting tells the model that owns it when it changes, and what was
-recorded is recorded anew before the next step. A replaced method does the same.
+A recorded step contains the Python numbers that it was recorded with. So when a setting changes, its model is notified,
+and the step is recorded again before it next runs. The same happens when a method is replaced.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from nnx.errors import InputAttributeError
 
 
 class Assignable:
-    """The base of everything of nnx that has attributes to assign. A subclass of the user's own takes any name."""
+    """The base of all nnx classes with assignable attributes. On a user-defined subclass any name may be assigned."""
 
-    _results: ClassVar[frozenset[str]] = frozenset()  # what steps write, and nothing is recorded of
+    _results: ClassVar[frozenset[str]] = frozenset()  # attributes that steps write; no recording depends on them
     _names: ClassVar[tuple[str, ...]] = ()  # plain attributes that may be assigned
-    _facts: ClassVar[Mapping[str, str]] = {}  # what stays as it was made, and what to do instead of assigning it
-    _listener: ReferenceType[Any] | None = None  # the model whose recordings hold the settings
-    _runtime: ClassVar[tuple[str, ...]] = ("_listener",)  # what it has from its model, or makes anew when it computes
+    _facts: ClassVar[Mapping[str, str]] = {}  # attributes that cannot be assigned, each with what to do instead
+    _listener: ReferenceType[Any] | None = None  # the model whose recordings contain the settings
+    _runtime: ClassVar[tuple[str, ...]] = ("_listener",)  # attributes given by the model or made while computing
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         if is_own(cls):
             explain_init(cls)
 
-    if not TYPE_CHECKING:  # to mypy it would mean that any name may be assigned
+    if not TYPE_CHECKING:  # from this method mypy would conclude that any name may be assigned
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Set an attribute; refuse one that nothing would read."""
@@ -39,7 +39,7 @@ class Assignable:
             if name[:1] != "_":
                 self._admit(name)
             object.__setattr__(self, name, value)
-            if callable(getattr(type(self), name, None)):  # as `is_method` has it, for everything comes through here
+            if callable(getattr(type(self), name, None)):  # `is_method`, written out: every assignment comes by here
                 self._changed()
 
     def __delattr__(self, name: str) -> None:
@@ -49,7 +49,7 @@ class Assignable:
             self._changed()
 
     def _admit(self, name: str) -> None:
-        """Refuse a name that is not to be assigned; those that begin with an underscore are not asked about."""
+        """Raise InputAttributeError for a name that may not be assigned; names with an underscore are not checked."""
         kind = type(self)
         present = getattr(kind, name, None)
         if name in self._facts:
@@ -62,7 +62,7 @@ class Assignable:
             raise InputAttributeError(self._unknown(name))
 
     def _refuse_new(self, name: str, instead: str) -> None:
-        """Refuse to assign what is there already."""
+        """Raise the error for an attribute that exists and cannot be assigned; `instead` says what to do."""
         if name in self.__dict__:
             raise InputAttributeError(f"{self}: {name} cannot be assigned: {instead}")
 
@@ -73,28 +73,28 @@ class Assignable:
         return f"{self} takes no attribute {name!r}: {guess}What can be assigned: {', '.join(names) or 'nothing'}"
 
     def listen(self, model: Any) -> None:
-        """Let a model know of every change from now on."""
+        """Notify a model of every change from now on."""
         object.__setattr__(self, "_listener", ref(model))
 
     def _changed(self) -> None:
-        """Tell the model that a recording may hold what is no more. A class of the user's own is looked at instead."""
+        """Notify the model that recordings are out of date. User-defined parts are compared before replays instead."""
         if is_own(type(self)):
             self._tell()
 
     def _tell(self) -> None:
-        """Tell the model."""
+        """Notify the model, if there is one."""
         model = None if self._listener is None else self._listener()
         if model is not None:
             model.settings_changed()
 
 
 class Setting:
-    """A value that may be assigned at any time: checked first, and right from the next step on.
+    """A descriptor for a value that may be assigned at any time: it is checked, and the next step uses it.
 
     Args:
-        check: returns the value in its plain type, given it and its name, or raises InputError.
-        in_model: why it cannot be assigned in a model, if that is so.
-        default: (value,) of a part that was never given one, as by a class of one's own with another `__init__`.
+        check: a function of the value and its name that returns the value in its plain type, or raises InputError.
+        in_model: the reason why it cannot be assigned while its layer is in a model, if that is so.
+        default: (value,) for an object that was never given one, as by a user-defined `__init__` that does not.
     """
 
     def __init__(
@@ -129,25 +129,25 @@ class Setting:
 
 
 def is_own(kind: type) -> bool:
-    """Tell whether a class is nnx's own."""
+    """Return whether a class is defined by nnx."""
     return kind.__module__.startswith("nnx.")
 
 
 def is_method(part: Any, name: str) -> bool:
-    """Tell whether the class of a part has a method of that name."""
+    """Return whether the class of a part has a method of that name."""
     return callable(getattr(type(part), name, None))
 
 
 def replaced(part: Any) -> bool:
-    """Tell whether a part has a method that its class was not written with, on itself or by a change of the class."""
+    """Return whether a method of a part was replaced, on the object itself or on its class."""
     kind = type(part)
-    if any(is_own(each) and rewritten(each) for each in kind.__mro__):
+    if any(map(rewritten, _own.get(kind) or own_of(kind))):
         return True
     return not vars(part).keys().isdisjoint(_methods.get(kind) or methods_of(kind))
 
 
 def written(part: Any, name: str) -> bool:
-    """Tell whether a method is the user's own, and not nnx's."""
+    """Return whether a part's method is user-defined and not nnx's."""
     if name in vars(part):
         return True
     for kind in type(part).__mro__:
@@ -156,13 +156,22 @@ def written(part: Any, name: str) -> bool:
     return True
 
 
-_as_written: dict[type, dict[str, Any]] = {}  # what nnx's classes have, as found when none of it was the user's
-_methods: dict[type, frozenset[str]] = {}  # names of nnx's classes' methods, while they are as written
+_as_written: dict[type, dict[str, Any]] = {}  # attributes of nnx's classes, as found when none was user-defined
+_own: dict[type, tuple[type, ...]] = {}  # the classes of nnx's that nnx's classes derive from, themselves included
+_methods: dict[type, frozenset[str]] = {}  # names of the methods of nnx's classes, kept while none is replaced
+
+
+def own_of(kind: type) -> tuple[type, ...]:
+    """Return which classes of nnx's a class is made of; of one of nnx's they are kept."""
+    found = tuple(filter(is_own, kind.__mro__))
+    if is_own(kind):
+        _own[kind] = found
+    return found
 
 
 def rewritten(kind: type) -> bool:
-    """Tell whether a class of nnx's has a method that is not nnx's own."""
-    if vars(kind) == _as_written.get(kind):  # a look at the same objects again, the usual case, is twenty times as fast
+    """Return whether one of nnx's classes has a method that is user-defined."""
+    if vars(kind) == _as_written.get(kind):  # the usual case; comparing the same objects is twenty times as fast
         return False
     found = any(users(value) for value in vars(kind).values())
     if not found:
@@ -172,8 +181,8 @@ def rewritten(kind: type) -> bool:
 
 
 def methods_of(kind: type) -> frozenset[str]:
-    """Return the names of a class's methods; of one of nnx's they are kept until any of these has others."""
-    names = set(dir(kind)) - {"__annotations__"}  # which a class has once somebody asks for them
+    """Return the names of a class's methods; for nnx's classes they are cached until one of these is changed."""
+    names = set(dir(kind)) - {"__annotations__"}  # a class has it only once it has been asked for
     found = frozenset(name for name in names if callable(getattr(kind, name, None)))
     if is_own(kind):
         _methods[kind] = found
@@ -181,7 +190,7 @@ def methods_of(kind: type) -> frozenset[str]:
 
 
 def users(value: Any) -> bool:
-    """Tell whether what a class of nnx's has is a method, and not nnx's own."""
+    """Return whether an attribute of one of nnx's classes is a method that is user-defined."""
     if isinstance(value, FunctionType):
         return package(value) != "nnx"
     return callable(value) and not isinstance(value, type | staticmethod | classmethod)
@@ -189,13 +198,13 @@ def users(value: Any) -> bool:
 
 def package(value: FunctionType | type) -> str:
     """Return the package that a function or a class was written in."""
-    if isinstance(value, FunctionType):  # whose __module__ may be another's, by functools.wraps
+    if isinstance(value, FunctionType):  # its __module__ may be that of another function, by functools.wraps
         return str(value.__globals__.get("__name__")).partition(".")[0]
     return value.__module__.partition(".")[0]
 
 
 def assignable(kind: type) -> Iterator[str]:
-    """Yield the public names that a class lets its instances assign, methods aside."""
+    """Yield the public attributes, other than methods, that may be assigned on instances of a class."""
     for name in dir(kind):
         value = None if name.startswith("_") else getattr(kind, name)
         if isinstance(value, Setting) or (isinstance(value, property) and value.fset is not None):

@@ -1,4 +1,4 @@
-"""Targets: labels, distributions or numbers to learn, checked and brought into the one form the losses take."""
+"""Targets: labels, distributions or numbers to learn, checked and converted to the form that the losses take."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def categorical(y: Any, samples: int, classes: int, who: str, ignored: int | Non
     Args:
         y: class indices [N] or [N, 1] of any integer type (or whole floats), one-hot rows, or rows of
             probabilities [N, C].
+        samples, classes: N and C. who: the caller, for messages.
         ignored: an index that stands for no class; it becomes 0.
 
     Raises:
@@ -44,7 +45,7 @@ def categorical(y: Any, samples: int, classes: int, who: str, ignored: int | Non
 
 
 def counted(y: Any, ignored: int, who: str) -> np.ndarray | None:
-    """Return 1 for each sample whose label is not `ignored`, else 0: float64 [N]; None where none is."""
+    """Return 0 for each sample whose label is `ignored`, 1 for all others: float64 [N]; None if there are none."""
     a = given(y, f"{who}: targets")
     if a.ndim == 2 and a.shape[1] != 1:
         return None  # distributions, or one-hot rows
@@ -53,10 +54,10 @@ def counted(y: Any, ignored: int, who: str) -> np.ndarray | None:
 
 
 def numeric(y: Any, shape: tuple[int, ...], dtype: str, who: str, *, shares: bool = False) -> np.ndarray:
-    """Return targets of exactly the outputs' shape [N, O]; [N] will do where there is one output.
+    """Return targets of exactly the outputs' shape [N, O]; they may be given as [N] if there is one output.
 
     Args:
-        shares: refuse what is not within 0 .. 1 (binary cross-entropy).
+        shares: whether they must be within 0 .. 1 (for binary cross-entropy).
 
     Raises:
         InputError: another shape (nothing is broadcast), a number that is not finite, or not within 0 .. 1.
@@ -76,11 +77,11 @@ def numeric(y: Any, shape: tuple[int, ...], dtype: str, who: str, *, shares: boo
 
 
 def plain(y: Any, shape: tuple[int, ...], dtype: str, who: str) -> np.ndarray:
-    """Return targets of which nothing is known, for a loss of the user's own.
+    """Return targets for a user-defined loss, which may mean anything.
 
-    Whole numbers, one for each of several outputs' samples, stay so: int64 [N], as an index into a row must be. Others
-    are numbers of that type, of the shape given; [N] for a single output becomes [N, 1], since a difference of [N, 1]
-    and [N] is [N, N].
+    Integers [N] for a model of several outputs are taken to be class indices and stay int64 [N]. All others become
+    numbers of type `dtype`, in the shape given; [N] for a single output becomes [N, 1], since NumPy's difference of
+    [N, 1] and [N] is [N, N].
     """
     exact = given(y, f"{who}: targets")
     _count(exact, shape[0], who)
@@ -92,7 +93,7 @@ def plain(y: Any, shape: tuple[int, ...], dtype: str, who: str) -> np.ndarray:
 
 
 def given(y: Any, what: str) -> np.ndarray:
-    """Return targets as a NumPy array of real numbers of whatever type; errors begin with `what` they are."""
+    """Return targets as a NumPy array of real numbers of any type; errors begin with `what`, such as "fit: y"."""
     return real_numbers(y, what, words=LABELS)
 
 
@@ -102,7 +103,7 @@ def _count(a: np.ndarray, samples: int, who: str) -> None:
 
 
 def _indices(a: np.ndarray, classes: int, who: str) -> np.ndarray:
-    """Return labels as int64 that nobody else has: kernels index with them, so it is the copy that is checked."""
+    """Return labels as a checked int64 copy: kernels index with them, so nobody may change them afterwards."""
     a = np.array(a, a.dtype.newbyteorder("="))
     if a.dtype.kind == "f" and not np.array_equal(a, np.floor(a)):
         row = int(np.flatnonzero(a != np.floor(a))[0])

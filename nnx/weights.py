@@ -1,7 +1,8 @@
-"""Weights of samples and of classes: checked, and brought into the one form that steps take.
+"""Weights of samples and of classes, checked and converted to the form that training steps take.
 
-A mean by weights is sum(w * loss) / sum(w), so a sample of weight 2 is one that is there twice, and one of weight 0 is
-not there. Steps take the mean over their rows, so each row gets w / sum(w) times the number of rows: its factor.
+A weighted mean is sum(w * loss) / sum(w): a sample of weight 2 counts as if it were there twice, one of weight 0 as if
+it were not there. Steps take the plain mean over their rows, so each row's loss is multiplied by its factor:
+w / sum(w) times the number of rows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ BALANCED = "balanced"
 
 
 def checked(given: Any, samples: int, who: str) -> np.ndarray:
-    """Return the weights of samples, float64 [N], of nobody else.
+    """Return the weights of samples as a new array, float64 [N].
 
     Args:
         given: [N] or [N, 1], of any number type.
@@ -28,6 +29,10 @@ def checked(given: Any, samples: int, who: str) -> np.ndarray:
         InputError: another shape, a number below 0 or not finite, or nothing but zeros.
     """
     what = f"{who}: sample_weight"
+    if isinstance(given, str) and given == BALANCED:
+        raise InputTypeError(
+            f"{what}={given!r}: expected one number for each sample; class_weight={given!r} may be meant"
+        )
     a = real_numbers(given, what)
     if a.shape not in ((samples,), (samples, 1)):
         raise InputError(f"{what} has shape {a.shape}, expected one number for each sample, ({samples},)")
@@ -46,7 +51,7 @@ def checked(given: Any, samples: int, who: str) -> np.ndarray:
 
 
 def check_classes(given: Any, who: str) -> None:
-    """Refuse what is neither "balanced" nor a dictionary."""
+    """Refuse a class_weight that is neither "balanced" nor a dictionary."""
     if isinstance(given, str):
         checks.choice(given, f"{who}: class_weight", [BALANCED])
     elif not isinstance(given, Mapping):
@@ -54,7 +59,7 @@ def check_classes(given: Any, who: str) -> None:
 
 
 def balanced(counts: np.ndarray) -> np.ndarray:
-    """Return a weight for each class, by which they count alike, from how many samples each has."""
+    """Return a weight for each class so that all classes count alike, given how many samples each has."""
     return np.asarray(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)))
 
 
@@ -64,9 +69,12 @@ def of_classes(
     """Return the weight of each sample by its class, float64 [N].
 
     Args:
-        given: "balanced": classes count alike, each sample N / (classes that there are * samples of its class). Or a
-            weight for each class that there is, by its name.
-        labels: int64 [N], places in `classes`. classes: their names. counted: 0 for samples that are to be ignored.
+        given: "balanced": a sample's weight is N / (number of classes that occur * samples of its class), so that all
+            classes count alike. Or a dict with the weight of each class that occurs, by its name.
+        labels: int64 [N], indices into `classes`. classes: the names. counted: 0 for samples to ignore, 1 for others.
+
+    Raises:
+        InputError: a class that occurs has no weight, there is no such class, or a weight cannot be used.
     """
     check_classes(given, who)
     what, known = f"{who}: class_weight", list(np.asarray(classes).tolist())
@@ -84,7 +92,7 @@ def of_classes(
 
 
 def product(who: str, *weights: np.ndarray | None) -> np.ndarray | None:
-    """Return the weights of samples by several causes, which multiply; None where there are none."""
+    """Return the product of several weights of each sample, leaving out those that are None; None if all are."""
     given = [each for each in weights if each is not None]
     if not given:
         return None
@@ -100,10 +108,10 @@ def product(who: str, *weights: np.ndarray | None) -> np.ndarray | None:
 
 
 def normalized(weights: np.ndarray, batches: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the factor of each sample, float64 [N]: its weight by the mean weight of its batch; 0 where that is 0.
+    """Return the factor of each sample, float64 [N]: its weight over the mean weight in its batch; 0 if that is 0.
 
     Args:
-        batches: how many samples each has, in the order of `weights`.
+        weights: [N], batch after batch. batches: how many samples each batch has.
     """
     sizes = np.asarray(batches, np.int64)
     means = sums(weights, sizes) / sizes

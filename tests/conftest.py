@@ -4,6 +4,10 @@ import os
 import signal
 from collections.abc import Iterator
 
+# Who waits sleeps, and leaves the cores to other tests, here and in what tests start: OpenBLAS's threads would look for
+# more work for some 25 ms after each product, and MPICH's processes for messages all the time, which took most of the
+# time of these tests. OpenBLAS reads this when NumPy is imported, as the next line does.
+os.environ |= {"OPENBLAS_THREAD_TIMEOUT": "4", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 import cpus  # noqa: F401  (it lets caches have the sizes of those of another processor, in `make test-cpus`)
 
 # Tests name the backend they mean, and their subprocesses inherit this. Matplotlib draws to files.
@@ -19,6 +23,16 @@ from hypothesis import settings  # noqa: E402
 # No deadline, since no test may depend on how fast the machine is. In CI the examples are the same each time.
 settings.register_profile("nnx", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("nnx")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def blas_threads() -> Iterator[None]:
+    """Let BLAS take one thread, while nnx takes as many as ever: two processes whose products have two each take ten
+    times as long on two cores. A file whose tests are about that has a fixture of this name that leaves it alone."""
+    from nnx.backends.threads import blas_alone
+
+    with blas_alone():
+        yield
 
 
 @pytest.fixture

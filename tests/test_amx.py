@@ -1,4 +1,8 @@
-"""Products in parts of bfloat16: the same bits on a unit and without, how exact they are, ugly operands."""
+"""Products in parts of bfloat16: the same bits on a unit and without, how exact they are, ugly operands.
+
+`make test-cpus` has none of this: no processor that it stands in for has such a unit, and the plain code that takes its
+place is for tests alone; compiling that took longer there than all other kernels.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +31,6 @@ from nnx.kernels.cpu.matmul.tile_units import AMX, EDGE, IN_MEMORY, VECTORS
 from nnx.kernels.cpu.program import compiled
 from nnx.kernels.user_warnings import _given
 from nnx.testing.rounding import assert_within, rounding
-
-# Products alone, and not steps, are tested as other processors compute: none of those has a unit, so what multiplies
-# there is plain code, whose bits are the same everywhere, and a program around it is compiled anew for each.
-ROUNDS = pytest.mark.rounding
 
 Array = Any
 HARDWARE = not tile_units.why_not(AMX)
@@ -102,7 +102,6 @@ def roundings(k: int, parts: int, unit: str) -> int:
     return len(tile_registers.PRODUCTS[parts]) * min(k, amx.DEPTH // parts) + k // (amx.DEPTH // parts)
 
 
-@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_products_of_any_shape_and_layout_are_within_their_bound(parts: int, unit: str):
@@ -168,7 +167,6 @@ def pair_after_pair(a: Array, b: Array, parts: int) -> Array:
     return c
 
 
-@ROUNDS
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_products_on_vectors_are_rounded_pair_after_pair(parts: int):
     for trial, (m, k, n) in enumerate([(33, 70, 40), (8, 1000, 33), (16, 40, 32), (5, 900, 3)]):
@@ -205,7 +203,6 @@ def distributions() -> dict[str, tuple[Array, Array]]:
     }
 
 
-@ROUNDS
 @pytest.mark.parametrize("unit", TILES)
 @pytest.mark.parametrize("name", distributions())
 def test_six_products_are_no_less_exact_than_float32(name: str, unit: str):
@@ -219,7 +216,6 @@ def test_six_products_are_no_less_exact_than_float32(name: str, unit: str):
     assert error(product(a, b, unit=unit)) <= error(one_by_one(a, b)) + smallest
 
 
-@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 def test_bias_relu_and_mask_come_last(unit: str):
     random, (a, b) = np.random.default_rng(0), operands(45, 300, 70)
@@ -229,7 +225,6 @@ def test_bias_relu_and_mask_come_last(unit: str):
     assert same(product(a, b, active=active, unit=unit), np.where(active > 0, plain, zero))
 
 
-@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 @pytest.mark.parametrize("ugly", [np.inf, -np.inf, np.nan, 3.4e38, -3.3965e38])
 def test_what_bfloat16_cannot_hold_is_multiplied_in_float32(ugly: float, unit: str):
@@ -246,7 +241,6 @@ def test_what_bfloat16_cannot_hold_is_multiplied_in_float32(ugly: float, unit: s
         assert_within(c[finite], wanted[finite], rounding(600, "float32") * sizes[finite])
 
 
-@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 def test_what_comes_out_of_a_row_does_not_depend_on_how_many_there_are(unit: str):
     for parts, k in ((3, 600), (2, 784)):
@@ -255,7 +249,6 @@ def test_what_comes_out_of_a_row_does_not_depend_on_how_many_there_are(unit: str
         assert same(whole[:40], alone)
 
 
-@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 def test_empty_and_shared_operands(unit: str):
     for m, k, n in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
@@ -331,7 +324,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return made
 
 
-@ROUNDS
 @pytest.mark.parametrize(
     ("backend", "precision"),
     [(AMX, "full"), (AMX, "bf16x3"), (AMX, "bf16"), (VECTORS, "bf16x3"), (VECTORS, "bf16")],

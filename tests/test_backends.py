@@ -23,6 +23,12 @@ from nnx.testing import Report, check_backend, conformance
 from nnx.testing.facts import check_arrays, check_info
 from nnx.testing.programs import check_recorder
 
+
+@pytest.fixture(autouse=True, scope="module")
+def blas_threads() -> None:
+    """BLAS takes as many threads as it does for users."""
+
+
 # ---- every backend ---------------------------------------------------------------------------------------------------
 
 

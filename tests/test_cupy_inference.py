@@ -10,6 +10,7 @@ from typing import Any
 import cuda_on_cpu
 import numpy as np
 import pytest
+from networks import Doubled
 
 if cuda_on_cpu.missing():
     pytest.skip(str(cuda_on_cpu.missing()), allow_module_level=True)
@@ -308,11 +309,6 @@ def test_products_that_cannot_be_captured_are_a_reason(make: Any, monkeypatch: p
 
 
 def test_a_model_without_weights_or_with_a_layer_of_ones_own_runs_as_written(backend: CupyBackend):
-    class Doubled(nnx.Layer):
-        def forward(self, inputs: Any, training: bool = False) -> Any:
-            self.output = inputs * 2
-            return self.output
-
     x = numbers(2, 4)
     for net in (
         nnx.Sequential(nnx.Tanh(), backend=backend),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import numbers
+from networks import Doubled, numbers
 
 import nnx
 from nnx.data import shards
@@ -173,18 +173,6 @@ def test_classes_count_differently_where_rows_are_one_hot(classes: Any, folder: 
     np.save("y.npy", soft)
     with pytest.raises(InputError, match="names no single class for each sample"):
         trained(shards([("x.npy", "y.npy")], window=100), shuffle=False, class_weight=classes)
-
-
-class Doubled(nnx.Layer):
-    """A layer of which nobody knows how many outputs it has."""
-
-    def forward(self, inputs: Any, training: bool = False) -> Any:
-        self.output = inputs * 2
-        return self.output
-
-    def backward(self, dvalues: Any) -> Any:
-        self.dinputs = dvalues * 2
-        return self.dinputs
 
 
 def test_rows_on_disk_go_through_a_last_layer_of_unknown_width(folder: Path):

@@ -84,7 +84,9 @@ def test_what_holds_no_real_numbers_is_refused(kind: str):
     values = X.astype(np.int64).astype(kind) if kind[0] in "mM" else np.zeros(X.shape, kind)
     np.save("x.npy", values)
     refused(lambda: shards(PAIR), r"x\.npy: it holds .*, expected real numbers")
-    refused(lambda: shards([(np.load("x.npy", mmap_mode="r"), Y)]), r"^x: .* given; expected real numbers")
+    refused(
+        lambda: shards([(np.load("x.npy", mmap_mode="r"), Y)]), r"^x of shards\[0\]: .* given; expected real numbers"
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,10 +122,10 @@ def test_what_is_no_file_is_neither_opened_nor_waited_for():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([(X[:0], Y[:0]), PAIR[0]], r"x: its shape is \(0, 4\), expected rows"),
-        ([(None, "y.npy")], "x: None was given; expected real numbers"),
-        ([("x.npy", ["a"] * ROWS)], "y: an array of text"),
-        ([("x.npy", 5)], r"y: its shape is \(\), expected rows"),
+        ([(X[:0], Y[:0]), PAIR[0]], r"x of shards\[0\]: its shape is \(0, 4\), expected rows"),
+        ([(None, "y.npy")], r"x of shards\[0\]: None was given; expected real numbers"),
+        ([("x.npy", ["a"] * ROWS)], r"y of shards\[0\]: an array of text"),
+        ([("x.npy", 5)], r"y of shards\[0\]: its shape is \(\), expected rows"),
         (["x.npy", "y.npy"], r"y\.npy: its shape is \(60,\), .*give them with their inputs, as \[\(x, y\)\]"),
         ([("x.npy", None)], "y is missing"),
         ([PAIR[0], ("x.npy", "y.npy", np.ones(ROWS))], "expected weights for both or for none"),
@@ -447,3 +449,7 @@ network.fit(source, epochs=10**6, batch_size=8, callbacks=[keep, Told()], verbos
             pass
         child.kill()
     assert nnx.load("m.safetensors", backend="numpy").epochs_done > 0
+
+
+def test_arrays_that_do_not_belong_together_are_told_by_their_places():
+    refused(lambda: shards([(X, Y), (X[:, :2], Y)]), r"x of shards\[1\] has 2 features, x of shards\[0\] 4")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ranks
-from networks import ALIKE, NETS, Net, numbers, trained
+from networks import ALIKE, NETS, Doubled, Net, numbers, trained
 from test_datasets import real_fashion_mnist
 
 import nnx
@@ -438,16 +438,7 @@ def test_a_step_that_stops_has_the_same_bits_on_any_number_of_threads(monkeypatc
 
 
 def test_steps_that_cannot_be_replayed_are_shared_as_written():
-    class Twice(nnx.Layer):
-        def forward(self, inputs: Any, training: bool = False) -> Any:
-            self.output = inputs * 2
-            return self.output
-
-        def backward(self, dvalues: Any) -> Any:
-            self.dinputs = dvalues * 2
-            return self.dinputs
-
-    models = [ranks.network(Twice()) for _ in range(2)]
+    models = [ranks.network(Doubled()) for _ in range(2)]
     for model, more in zip(models, ({}, {"deterministic": True}), strict=True):
         model.fit(ranks.X, ranks.Y, epochs=20, batch_size=37, verbose=0, **more)
         assert model.eager_reason is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import Doubled
 
 import nnx
 from nnx.errors import FileFormatError, InputError, InputTypeError
@@ -269,26 +270,14 @@ def test_a_file_that_describes_something_else_is_refused(tmp_path: Path) -> None
     assert len(nnx.load(path)) == 2
 
 
-class OwnLayer(nnx.Layer):
-    """A layer of the user's own."""
-
-    def forward(self, inputs: Any, training: bool = False) -> Any:
-        self.output = inputs * 2
-        return self.output
-
-    def backward(self, dvalues: Any) -> Any:
-        self.dinputs = dvalues * 2
-        return self.dinputs
-
-
 def test_classes_of_the_users_own_are_asked_for(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
-    together = nnx.Ensemble([net(0), net(1, last=[OwnLayer(), nnx.Softmax()])])
+    together = nnx.Ensemble([net(0), net(1, last=[Doubled(), nnx.Softmax()])])
     together.save(tmp_path / "e.safetensors")
-    with pytest.raises(InputError, match="OwnLayer"):
+    with pytest.raises(InputError, match="Doubled"):
         nnx.load(tmp_path / "e.safetensors")
-    again = nnx.load(tmp_path / "e.safetensors", custom=[OwnLayer], backend="numpy")
+    again = nnx.load(tmp_path / "e.safetensors", custom=[Doubled], backend="numpy")
     np.testing.assert_array_equal(again.predict(X), together.predict(X))
-    again[1].layers = [nnx.Dense(2, 4), OwnLayer(), nnx.Softmax()]
+    again[1].layers = [nnx.Dense(2, 4), Doubled(), nnx.Softmax()]
     with pytest.raises(InputError, match=r"models\[1\] puts out \(60, 4\), those before it \(60, 3\)"):
         again.predict(X)

@@ -734,3 +734,22 @@ def test_everything_goes_on_working_after_all_that() -> None:
             with pytest.raises(nnx.InputError):
                 call(net, x, y)
     assert net.fit(X, y, 3, 4, verbose=0)["loss"] == twin.fit(X, y, 3, 4, verbose=0)["loss"]
+
+
+def test_targets_that_a_fit_is_validated_by_are_told_from_those_it_learns() -> None:
+    x = np.eye(2)
+    model = nnx.Sequential(nnx.Dense(2, 2), nnx.Softmax(), backend="numpy")
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.1))
+    with pytest.raises(
+        nnx.InputError, match=r"^fit: validation y: CategoricalCrossEntropy\(\): label 7 is out of range"
+    ):
+        model.fit(x, [0, 1], validation_data=(x, [0, 7]), verbose=0)
+
+
+def test_schedules_name_themselves_and_take_an_epoch() -> None:
+    with pytest.raises(nnx.InputError, match=r"^exponential: factor=0: expected a number above 0"):
+        nnx.schedules.exponential(0.1, 0)
+    with pytest.raises(
+        nnx.InputError, match=r"cannot be called as schedule\(epoch\): missing a required argument: 'rate'"
+    ):
+        nnx.callbacks.LearningRateSchedule(lambda epoch, rate: rate)  # as in Keras

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from cpus import fuses_multiply_adds
+from networks import Doubled
 
 import nnx
 from nnx.errors import InputError
@@ -207,12 +208,6 @@ def test_whatever_changes_the_model_is_seen_at_once():
         np.testing.assert_allclose(net.predict(x), by_layers(net, x), rtol=CLOSE)
 
 
-class Doubled(nnx.Layer):
-    def forward(self, inputs, training=False):
-        self.output = inputs * 2
-        return self.output
-
-
 class Louder(nnx.ReLU):
     def forward(self, inputs, training=False):
         return super().forward(inputs, training) * 3
@@ -322,7 +317,7 @@ def test_threads_that_share_a_rows_layers_give_the_same_bits():
 
 
 def test_blocks_of_one_and_of_many_panels_give_the_same_bits(monkeypatch):
-    """Each thread packs all weights, or some, or all are packed once; buffers are those of the largest call."""
+    """Each thread packs all weights, or some, or each once for all; buffers are those of the largest call."""
     net = model(300, 520, 33, 20)
     many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
     x = numbers(700, 300)
@@ -341,6 +336,24 @@ def test_blocks_of_one_and_of_many_panels_give_the_same_bits(monkeypatch):
     np.testing.assert_array_equal(outputs[2], outputs[0])
 
 
+@pytest.mark.parametrize("width", [40, 200])  # of one piece of weights, to which both come at once, or of several
+def test_threads_that_pack_weights_for_each_other_give_the_same_bits(width):
+    net = model(inference.m.DEPTH + 5, width, 30, 10)
+    many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
+    x, threads = numbers(500, net.n_inputs), get_threads()
+    wanted, outputs = np.empty((500, 10), np.float32), np.full((50, 500, 10), np.nan, np.float32)
+    many.panels = 1000
+    assert many.run(x, wanted, inference.pool.board, 1)  # one block, whose weights are its own
+    many.panels = 1
+    assert many.run(x, outputs[0], inference.pool.board, 1)
+    try:
+        nnx.set_threads(2)
+        assert all(many.run(x, out, inference.pool.summon(2), 2) for out in outputs[1:])
+    finally:
+        nnx.set_threads(threads)
+    np.testing.assert_array_equal(outputs, np.broadcast_to(wanted, outputs.shape))
+
+
 def test_threads_get_as_many_blocks_each_and_room_for_the_largest(monkeypatch):
     net = model(300, 520, 33, 20)
     many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
@@ -349,7 +362,7 @@ def test_threads_get_as_many_blocks_each_and_room_for_the_largest(monkeypatch):
     many.kernel = lambda *operands: asked.append(operands[6:10]) or True
     for panels in range(1, 50):
         x = np.empty((panels * many.columns - 1, 300), np.float32)
-        assert many.run(x, x, inference.pool.board, 3)
+        assert many.run(x, x, 3)
         blocks, room, strips, threads = asked.pop()
         assert threads == min(3, panels)
         assert blocks % threads == 0 or blocks == panels

@@ -6,8 +6,10 @@ Tables of what is refused everywhere: test_errors.py. Stand-ins have the protoco
 from __future__ import annotations
 
 import array
+import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -274,6 +276,44 @@ def test_frames_of_polars_and_arrow() -> None:
             classifier().predict(make({**columns, "b": [1.0, 2.0, None, 3.0]}))
     with pytest.raises(nnx.InputError, match=r"LazyFrame.*\.collect\(\)"):
         classifier().predict(polars.DataFrame(columns).lazy())
+
+
+class Frame:
+    """A frame as polars has it: as a whole it would turn dates beside numbers into these."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.columns, self._columns = list(columns), list(columns.values())
+        self.shape = len(self._columns[0]), len(columns)
+
+    def iter_columns(self) -> Iterator[Any]:
+        return iter(self._columns)
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        return np.column_stack([np.asarray(column).astype("float64") for column in self._columns])
+
+
+def test_frames_are_read_column_by_column() -> None:
+    days = np.arange("2020-01-01", "2020-01-05", dtype="M8[D]")
+    frames: list[Any] = [Frame]
+    for library, name in (("polars", "DataFrame"), ("pyarrow", "table")):
+        with suppress(ImportError):
+            make = getattr(importlib.import_module(library), name)
+            frames.append(lambda make=make, **columns: make(columns))
+    wrong = {
+        "an array of datetime64.*count days": days,
+        "an array of timedelta64.*count seconds": (days - days[0]).astype("m8[ms]"),
+        r"(str|text).*get_dummies": np.array(["a"] * 4),
+    }
+    for frame in frames:
+        assert learned(frame(a=PLAIN[:, 0], b=PLAIN[:, 1]), LABELS) == learned(PLAIN, LABELS)
+        for message, column in wrong.items():
+            with pytest.raises(nnx.InputError, match=f"column 'b': .*{message}"):
+                classifier().predict(frame(a=PLAIN[:, 0], b=column))
+    with pytest.raises(nnx.InputError, match=r"column 'b': each row holds several numbers, \(3,\)"):
+        classifier().predict(Frame(a=PLAIN[:, 0], b=np.ones((4, 3))))
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(nnx.InputError, match=r"have shape \(4, 0\)"):  # and is not sparse
+        classifier().predict(pandas.DataFrame(index=range(4)))
 
 
 # ---- what a cast loses ---------------------------------------------------------------------------------------------

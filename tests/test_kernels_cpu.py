@@ -213,14 +213,14 @@ def test_no_kernel_is_compiled_for_what_it_should_refuse(numba):
     numba.softmax(x)
     known = list(kernel.signatures)
     for odd in (x.T, x[:, ::2], frozen, x[::-1], np.asfortranarray(x), x.astype(">f4"), x.astype(np.float16)):
-        assert not offer(kernel, odd, np.empty(odd.shape, odd.dtype), pool.board, odd.size)
+        assert not offer(kernel, odd, np.empty(odd.shape, odd.dtype), pool.board_at, 1)
         close = rounding(2, "float16") if odd.dtype == np.float16 else rounding(64, "float32")
         np.testing.assert_allclose(numba.softmax(odd), NUMPY.softmax(odd), rtol=close)
     for odd in ([[1.0]], None, x[0], x.astype(np.float64)):
         with pytest.raises(Unfit):
-            kernel(odd, x, pool.board, x.size)
+            kernel(odd, x, pool.board_at, 1)
     assert kernel.signatures == known
-    assert not kernel(x, np.empty((4, 5), np.float32), pool.board, x.size)
+    assert not kernel(x, np.empty((4, 5), np.float32), pool.board_at, 1)
 
 
 @pytest.mark.parametrize("operation", ["softmax", "relu", "sigmoid", "tanh"])
@@ -388,7 +388,7 @@ def test_workers_are_looked_after_once_in_a_while_by_each_thread_and_where_one_i
     monkeypatch.setattr(pool, "helpers", helpers)
     monkeypatch.setattr(pool, "_ready_for", 0)
     for _ in range(3):
-        assert pool.summon(2) is pool.board
+        assert pool.summon(2)
     assert len(called) == 1
     now[0] += 2 * pool.SOON
     pool.summon(2)
@@ -402,6 +402,26 @@ def test_workers_are_looked_after_once_in_a_while_by_each_thread_and_where_one_i
     other.join(600)
     assert len(called) == 4
     assert helpers.summoned == 6
+
+
+def test_little_work_is_helped_by_who_is_awake_whoever_sleeps(monkeypatch):
+    called, now = [], [10.0]
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for name, value in {"limit": 2, "_just_now": None, "_until": 0.0, "_ready_until": 0.0, "_small": 0.0}.items():
+        monkeypatch.setattr(pool, name, value)
+    helpers = SimpleNamespace(asleep=[1], watching=[], summoned=0, gather=lambda wanted: called.append(wanted) or 0)
+    monkeypatch.setattr(pool, "helpers", helpers)
+    monkeypatch.setattr(pool, "_ready_for", 0)
+    assert not pool.summon(2, work=5.0, waking=10.0)
+    assert called == []  # nobody was woken up
+    assert pool.summon(2, work=10.0, waking=10.0)
+    assert called == [1]
+    helpers.watching.append(2)
+    now[0] += pool.SOON / 2
+    assert pool.summon(2, work=5.0, waking=10.0)
+    assert called == [1]
+    monkeypatch.setattr(pool, "limit", 1)
+    assert not pool.summon(2)
 
 
 def test_an_error_in_a_part_reaches_the_caller(two_threads):

@@ -138,10 +138,10 @@ def a_few():
     from nnx.kernels.cpu.threads import pool
 
     x, y = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), np.empty((9, 5), np.float32)
-    softmax.backward(x, x, y, pool.board)
+    softmax.backward(x, x, y, pool.board_at)
     assert np.allclose(y, x * (x - (x * x).sum(axis=1, keepdims=True)), atol=rounding(160, "float32"))  # terms up to 20
     p, m = np.ones(3, np.float32), np.zeros(3, np.float32)
-    optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64), pool.board, 1)
+    optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64), pool.board_at, 1)
     assert np.allclose(p, 0.9)
     return 2, [softmax.backward, optimizers.sgd]
 

@@ -62,15 +62,11 @@ def test_blocks_of_products_fit_their_caches(cache, tile):
 @example(SMALLEST, (64, 8, 2))
 @example(Caches(1024 * KIB, 1025 * KIB, 1025 * KIB), (16, 8, 2))
 def test_blocks_of_predictions_fit_their_caches(cache, tile):
-    width, rows, vectors = tile
-    depth, strips = inference_many.block_of(cache, width, rows, vectors)
+    _, rows, _ = tile
+    depth = inference_many.depth_of(cache, rows)
     assert depth > 0
-    assert strips > 0
-    assert strips % inference_many.PIECE == 0
-    assert depth * vectors * width <= cache.l1
-    piece = inference_many.PIECE * rows * depth * 4
-    assert piece <= cache.l2 // 2
-    assert strips * rows * depth * 4 <= max(cache.l2 // 8, piece)
+    assert rows * depth * 4 <= cache.l1 // 3
+    assert inference_many.PIECE * rows * depth * 4 <= cache.l2 // 2
 
 
 @given(CACHES)
@@ -156,7 +152,7 @@ def test_a_small_operation_costs_no_more_threads_on_many_processors(processors, 
     monkeypatch.setattr(pool.affinity, "start", lambda *work, name: started.append(name) or len(started))
     backend, choices = nnx.get_backend("numba"), tuning.derived()
     work = 1e3 * choices.woken_us
-    steps = set()
+    most = set()
     for count in (2, 64, 192):
         started.clear()
         helpers = processors(count)
@@ -165,13 +161,13 @@ def test_a_small_operation_costs_no_more_threads_on_many_processors(processors, 
         assert 1 <= len(started) <= pool.useful(work, 1e3 * choices.handed_us) - 1
         assert helpers.queue.qsize() == 0  # nobody slept
         helpers.asleep.extend(range(1, count))
-        board, step = backend._share(len(x), work)
-        steps.add(step)
+        board, parts = backend._share(work)
+        assert board == pool.board_at
+        most.add(parts)
         woken = helpers.queue.qsize()
         assert woken == min(count, pool.useful(work, 1e3 * choices.handed_us)) - 1
-        assert board[pool.WANTED] == woken
-        assert board[pool.HELPERS] == count - 1
-    assert len(steps) <= 2
+        assert pool.board[pool.HELPERS] == count - 1
+    assert len(most) <= 2
 
 
 @pytest.mark.parametrize("family", ["rows", "lanes"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -410,7 +411,9 @@ def printed():
     """Return what each script prints with nnx.nnfs: all in one process of their own, which imports nothing else."""
     mark = "\n--- next script ---\n"
     program = f"print({mark!r})".join(HEADERS[nnfs] + script for script in SCRIPTS.values())
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", "error", "-c", program]
+    one_thread = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as the oracle has here
+    done = subprocess.run(command, env=one_thread, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return dict(zip(SCRIPTS, re.split(f"{mark}\n", done.stdout), strict=True))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,12 +16,15 @@ import pytest
 pytest.importorskip("numba")
 
 import nnx
-from nnx.backends.numba import lowering, lowering_rows
+from nnx.backends.addresses import form_of
+from nnx.backends.numba import lowering, lowering_rows, structure
 from nnx.backends.numba.lowering import round_up
 from nnx.backends.numba.lowering_lanes import Lanes
 from nnx.backends.numba.lowering_rows import Rows
 from nnx.backends.numba.program import compile_program
+from nnx.backends.numba.structure import compile_known, structure_of
 from nnx.backends.numpy import NumpyBackend
+from nnx.backends.recorder import Call
 from nnx.errors import NotReplayable
 from nnx.kernels.cpu.caches import KIB, Caches
 from nnx.kernels.cpu.ops.optimizers import ADAM
@@ -43,6 +47,9 @@ class Compiled(NumpyBackend):
 
     def threads(self):
         return self.limit
+
+    def form(self, arrays):
+        return form_of(arrays), self.limit
 
     def compile(self, recorder):
         self.program = compile_program(self, recorder.calls, self.family, self.limit)
@@ -547,6 +554,265 @@ def test_operands_of_another_type_are_refused():
     assert isinstance(runner, Eager)
 
 
+# ---- one fit after another -------------------------------------------------------------------------------------------
+
+
+class Counted(Compiled):
+    """Counts the steps that are recorded."""
+
+    recorded = 0
+
+    def compile(self, recorder):
+        self.recorded += 1
+        return super().compile(recorder)
+
+
+def other_data(x, y):
+    """Other numbers of the same form."""
+    return x[::-1] * 0.9, y[::-1].copy()
+
+
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+@pytest.mark.parametrize(("name", "sizes"), [("spiral", 1), ("dropout, adamw", 2), ("tail, tanh, penalties", 2)])
+def test_a_second_fit_on_other_data_of_the_same_form_records_nothing_and_is_the_same_to_the_bit(name, sizes, family):
+    model, x, y, batch = model_of(name, Counted(family, 1), "float32")
+    anew, _, _, _ = model_of(name, Counted(family, 1), "float32")
+    for data in ((x, y), other_data(x, y), (x, y)):
+        anew._trainer._forget()
+        histories = [each.fit(*data, epochs=2, batch_size=batch, verbose=0) for each in (model, anew)]
+        assert histories[0]["loss"] == histories[1]["loss"]
+    np.testing.assert_array_equal(model.flat.state, anew.flat.state)
+    assert (model.backend.recorded, anew.backend.recorded) == (sizes, 3 * sizes)
+
+
+def test_fits_by_weights_of_samples_and_on_data_that_may_not_be_written_to_are_remembered_too():
+    model, x, y, _ = model_of("spiral", Counted("rows", 1), "float32")
+    anew, _, _, _ = model_of("spiral", Counted("rows", 1), "float32")
+    x = np.asarray(x, "float32")
+    x.flags.writeable = False
+    for seed in range(3):
+        weights = np.random.default_rng(seed).random(len(x)) + 0.5
+        anew._trainer._forget()
+        for each in (model, anew):
+            each.fit(x, y, epochs=1, batch_size=50, sample_weight=weights, verbose=0)
+    np.testing.assert_array_equal(model.flat.state, anew.flat.state)
+    assert (model.backend.recorded, anew.backend.recorded) == (1, 3)
+
+
+def test_inputs_that_are_the_targets_are_not_taken_for_two_arrays_nor_the_other_way_round():
+    """A recorded step reads one buffer in the first case, two in the second."""
+    x, other = np.random.default_rng(0).normal(size=(2, 40, 4)).astype("float32")
+    after = []
+    for forget in (False, True):
+        layers = [nnx.Dense(4, 3), nnx.Tanh(), nnx.Dense(3, 4)]
+        model = nnx.Sequential(*layers, backend=Counted("rows", 1), seed=1)
+        model.compile(nnx.MeanSquaredError(), nnx.Adam(0.01), metrics=[])
+        for data in ((x, x), (x, other), (x, x), (x, other)):
+            if forget:
+                model._trainer._forget()
+            model.fit(*data, verbose=0)
+        after.append(model.flat.state.copy())
+        assert model.backend.recorded == (4 if forget else 2)
+    np.testing.assert_array_equal(*after)
+
+
+def set_dropout(model, backend):
+    model.layers[2].rate = 0.5
+
+
+def add_penalty(model, backend):
+    model.layers[0].weight_l2 = 0.01
+
+
+def freeze(model, backend):
+    model.layers[0].trainable = False
+
+
+def allow_threads(model, backend):
+    backend.limit = 2
+
+
+def new_optimizer(model, backend):
+    model.optimizer = nnx.SGD(0.1)
+
+
+def replace_a_method(model, backend):
+    model.layers[1].forward = type(model.layers[1]).forward.__get__(model.layers[1])
+
+
+def average(model, backend):
+    return {"callbacks": [nnx.callbacks.WeightAverage(0.9)]}
+
+
+def accumulate(model, backend):
+    return {"accumulate": 2}
+
+
+def other_batches(model, backend):
+    return {"batch_size": 30}
+
+
+CHANGES = [
+    set_dropout, add_penalty, freeze, allow_threads, new_optimizer, replace_a_method, average, accumulate,
+    other_batches,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_recording_has_read_and_is_another_now_is_recorded_anew(change):
+    after = []
+    for forget in (False, True):
+        layers = [nnx.Dense(3, 16), nnx.ReLU(), nnx.Dropout(0.1), nnx.Dense(16, 2), nnx.Softmax()]
+        model = nnx.Sequential(*layers, backend=Counted("rows", 1), seed=2)
+        model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.02))
+        x, y = np.random.default_rng(0).normal(size=(80, 3)), np.arange(80) % 2
+        more = {"batch_size": 40, "verbose": 0}
+        model.fit(x, y, **more)
+        before = model.backend.recorded
+        given = change(model, model.backend) or {}
+        for options in (given, {}, given):
+            if forget:
+                model._trainer._forget()
+            model.fit(x, y, **{**more, **options})
+        assert model.backend.recorded > before
+        after.append(model.flat.state.copy())
+    np.testing.assert_array_equal(*after)
+
+
+def test_a_class_whose_method_was_exchanged_is_recorded_anew(monkeypatch):
+    model, x, y, _ = model_of("spiral", Counted("rows", 1), "float32")
+    model.fit(x, y, verbose=0)
+    ours, seen = nnx.ReLU.forward, []
+    monkeypatch.setattr(nnx.ReLU, "forward", lambda self, *given, **more: seen.append(1) or ours(self, *given, **more))
+    model.fit(x, y, verbose=0)
+    assert seen
+
+
+def test_steps_with_a_part_of_the_users_own_are_recorded_in_each_fit():
+    """Its code may read what nnx cannot know of."""
+
+    class Own(nnx.ReLU):
+        pass
+
+    model = nnx.Sequential(nnx.Dense(2, 8), Own(), nnx.Dense(8, 2), nnx.Softmax(), backend=Counted("rows", 1))
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.02))
+    for _ in range(3):
+        model.fit(np.eye(2).repeat(20, axis=0), np.repeat([0, 1], 20), verbose=0)
+    assert model.eager_reason is None
+    assert model.backend.recorded == 3
+
+
+def test_of_a_fit_neither_its_data_nor_the_memory_of_its_steps_is_kept():
+    model, x, y, _ = model_of("spiral", Counted("rows", 1), "float32")
+    x = np.asarray(x, "float32")
+    model.fit(x, y, verbose=0)
+    kept = weakref.ref(model.backend.program), weakref.ref(model.backend.program.work)
+    model.backend.program = None
+    assert len(model._trainer._templates) == 1
+    assert [reference() for reference in kept] == [None, None]
+    data = weakref.ref(x)
+    model.layers[0].__dict__.pop("inputs")  # which a layer keeps of what it was last given
+    del x
+    assert data() is None
+
+
+def test_of_many_forms_the_latest_are_remembered():
+    model, x, y, _ = model_of("spiral", Counted("rows", 1), "float32")
+    for rows in range(10, 30):
+        model.fit(x[:rows], y[:rows], verbose=0)
+    assert len(model._trainer._templates) == 8
+
+
+# ---- one model after another -----------------------------------------------------------------------------------------
+
+
+class Known(Compiled):
+    """Looks at what steps are made of whose structure is known, beside what lowering makes of them."""
+
+    parts, unit = 0, None
+
+    def compile(self, recorder):
+        self.recorder = recorder
+        self.program = compile_known(self, recorder)
+        self.facts = facts(self.program), facts(compile_program(self, recorder.calls))
+        return self.program
+
+
+def facts(program):
+    """All that a program is, but for its own memory."""
+    own = [id(a) for a in (program.numbers, program.sync, program.work)]
+    arrays = [(a.__array_interface__, a.tobytes()) for a in program._arguments if id(a) not in own and a.size > 1]
+    names = "family", "threads", "description", "kernels", "seconds", "_worth", "_room", "_kinds", "_function"
+    inside = program.table.tolist(), program.numbers.tolist(), program.work.size, program.sync.size
+    return [getattr(program, name) for name in names], arrays[1:], inside
+
+
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_program_of_a_known_structure_is_the_one_that_lowering_makes(name, family, monkeypatch):
+    monkeypatch.setenv("NNX_PROGRAM", family)
+    monkeypatch.setattr(structure, "_templates", {})
+    programs = []
+    for number in range(2):
+        model, x, y, batch = model_of(name, Known(family, 2), "float32")
+        model.flat.values[...] += number
+        model.fit(x + number, y.copy(), batch_size=batch, verbose=0)
+        got, wanted = model.backend.facts
+        assert got == wanted
+        programs.append(model.backend.program)
+    assert programs[0].table is programs[1].table
+
+
+def recorded_step(
+    rate=0.1, rows=20, l2=0.0, dtype="float32", width=8, trainable=True, targets=None, optimizer=nnx.Adam
+):
+    """What is recorded of a step."""
+    layers = [nnx.Dense(4, width, weight_l2=l2), nnx.Tanh(), nnx.Dropout(rate), nnx.Dense(width, 4)]
+    layers[0].trainable = trainable
+    model = nnx.Sequential(*layers, backend=Known("rows", 1), dtype=dtype).compile(nnx.MeanSquaredError(), optimizer())
+    x = np.random.default_rng(rows).normal(size=(rows, 4)).astype(dtype)
+    model._trainer.runner(nnx.training.step.Feed(x, x.copy() if targets is None else targets(x)))
+    return model.backend.recorder
+
+
+def structure_for(**changes):
+    recorder = recorded_step(**changes)
+    return structure_of(recorder.calls, recorder.places)[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rate": 0.2}, {"rows": 21}, {"l2": 0.1}, {"dtype": "float64"}, {"width": 9}, {"trainable": False},
+        {"targets": lambda x: x}, {"targets": lambda x: x[::-1]}, {"optimizer": nnx.RMSprop},
+    ],
+)  # fmt: skip
+def test_whatever_lowering_reads_is_part_of_the_structure(changes):
+    assert structure_for() == structure_for()
+    assert structure_for(**changes) != structure_for()
+
+
+def test_a_structure_tells_apart_what_python_takes_for_equal():
+    def of(value):
+        return structure_of([Call("dropout", {"rate": value})], {})[0]
+
+    values = [0, 0.0, -0.0, False, None, "0"]
+    assert len({of(value) for value in values}) == len(values)
+    assert of(np.float64(0)) is None  # and what it does not know it leaves alone
+    assert of([]) is None
+
+
+def test_of_many_structures_the_latest_are_kept(monkeypatch):
+    monkeypatch.setattr(structure, "_templates", {})
+    monkeypatch.setattr(structure, "KEPT", 3)
+    for rows in (20, 21, 22, 20, 23):
+        recorded_step(rows=rows)
+    assert len(structure._templates) == 3
+    kept = dict(structure._templates)
+    recorded_step(rows=23)
+    assert structure._templates == kept
+
+
 # ---- fresh processes -------------------------------------------------------------------------------------------------
 
 
@@ -565,7 +831,9 @@ def test_fresh_processes_compute_the_same_from_the_cache():
     """Two at once, to the last bit what this one does, which has compiled the code unless another did before."""
     here = sums()
     code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); import test_numba_program as t; print(json.dumps(t.sums()))"
+        "import json, sys; sys.path.insert(0, sys.argv[1]); "
+        "import cpus; "  # which lets caches have the sizes that they have here, or other code would be compiled
+        "import test_numba_program as t; print(json.dumps(t.sums()))"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent)]
     pipe = subprocess.PIPE

@@ -90,7 +90,7 @@ def test_operands_that_numba_takes_for_others(operation, dtype, odd, seen):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_kernel_refuses_what_it_would_misread(dtype, seen):
     kernels = create().kernels
-    kernel, more = kernels.elementwise.forward, (kernels.pool.board, 6, 1, 0.0)
+    kernel, more = kernels.elementwise.forward, (kernels.pool.board_at, 1, 1, 0.0)
     x, y = np.ones((2, 3), dtype), np.zeros((2, 3), dtype)
     for odd in (unaligned(x), foreign(x)):
         assert not offer(kernel, odd, y, *more)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Doubled
 
 import nnx
 from nnx.errors import FileFormatError, InputError, MissingExtra
@@ -108,11 +109,6 @@ def test_a_function_without_operators_is_refused(tmp_path: Path, monkeypatch: py
         network(nnx.SiLU()).to_onnx(tmp_path / "model.onnx")
 
 
-class Twice(nnx.Layer):
-    def forward(self, inputs: Any, training: bool = False) -> Any:
-        return inputs * 2
-
-
 def test_what_cannot_be_written_leaves_the_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
@@ -120,7 +116,7 @@ def test_what_cannot_be_written_leaves_the_file_that_is_there(tmp_path: Path, mo
     replaced.layers[1].forward = lambda inputs, training=False: inputs
     sick = network()
     sick.flat.values[...] = np.nan
-    for model, word in ((network(Twice()), "layer 1"), (replaced, "layer 1"), (sick, "0.weights")):
+    for model, word in ((network(Doubled()), "layer 1"), (replaced, "layer 1"), (sick, "0.weights")):
         with pytest.raises(InputError, match=word):
             model.to_onnx(path)
     monkeypatch.setattr("nnx.interchange.onnx_writer.LARGEST", 100)
@@ -331,8 +327,8 @@ def test_blocks_and_embeddings_are_written(tmp_path: Path):
     all_codes = nnx.Sequential(nnx.Embedding(4, 3))
     all_codes.to_onnx(path)
     np.testing.assert_array_equal(run(path, codes[:, 2:3]), all_codes.predict(codes[:, 2:3]))
-    twice = nnx.Sequential(nnx.Residual(nnx.Dense(4, 4), Twice()))
-    with pytest.raises(InputError, match="layer 0 is Twice"):
+    twice = nnx.Sequential(nnx.Residual(nnx.Dense(4, 4), Doubled()))
+    with pytest.raises(InputError, match="layer 0 is Doubled"):
         twice.to_onnx(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -614,3 +615,260 @@ def _rewrite(path: Path, header: dict[str, Any], text: str, arrays: bytes) -> No
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
     path.write_bytes(len(head).to_bytes(8, "little") + head + arrays)
+
+
+class Doubling(nnx.Layer):
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.output = inputs * 2
+        return self.output
+
+    def backward(self, dvalues: Any) -> Any:
+        self.dinputs = dvalues * 2
+        return self.dinputs
+
+
+class DoublingInPlace(nnx.Layer):
+    """The same, by a layer that spares itself two arrays, at the cost of whoever has its inputs."""
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        inputs *= 2
+        self.output = inputs
+        return inputs
+
+    def backward(self, dvalues: Any) -> Any:
+        dvalues *= 2
+        self.dinputs = dvalues
+        return dvalues
+
+
+class SquaresInPlace(Squares):
+    def forward(self, y_pred: Any, y_true: Any) -> Any:  # type: ignore[override]
+        y_true -= y_pred
+        return (y_true**2).mean(axis=1)
+
+
+class DoublingFormula(nnx.Elementwise):
+    def formula(self, x: Any) -> Any:
+        x *= 2
+        return x
+
+    def derivative(self, x: Any, y: Any) -> Any:
+        return np.full_like(x, 2)
+
+
+EDITING: dict[str, Callable[[Any], list[nnx.Layer]]] = {
+    "edits its inputs": lambda kind: [kind(), nnx.Dense(2, 1)],
+    "edits its inputs in place": lambda kind: [nnx.Dropout(0.0), nnx.Residual(kind()), nnx.Dense(2, 1)],
+    "edits its dvalues in place": lambda kind: [
+        nnx.Dense(2, 2),
+        nnx.Residual(nnx.Dense(2, 2), kind()),
+        nnx.Dense(2, 1),
+    ],
+    "edits the targets": lambda kind: [nnx.Dense(2, 1)],
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("reason", EDITING)
+def test_who_edits_in_place_what_others_read_edits_a_copy(reason: str, backend: str) -> None:
+    x, y = X.astype("float32"), X[:, :1].astype("float32")
+    found = []
+    for layer, loss in ((Doubling, Squares), (DoublingInPlace, SquaresInPlace)):
+        model = nnx.Sequential(*EDITING[reason](layer), backend=backend, seed=1).compile(loss(), nnx.SGD(0.01))
+        losses = [
+            *model.fit(x, y, epochs=3, verbose=0)["loss"],
+            *model.fit(x, y, epochs=2, batch_size=40, accumulate=2, verbose=0)["loss"],
+            *model.steps(x, y, 2),
+            model.evaluate(x, y)["loss"],
+        ]
+        found.append([*losses, *model.predict(x)[:, 0]])
+    assert np.allclose(*found, rtol=1e-5, atol=1e-6)
+    assert "in place" in str(model.eager_reason)
+    assert np.array_equal(x, X.astype("float32"))
+    assert np.array_equal(y, x[:, :1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_formula_that_writes_into_what_it_is_given_is_refused(backend: str) -> None:
+    model = nnx.Sequential(nnx.Dense(2, 2), DoublingFormula(), nnx.Dense(2, 1), backend=backend)
+    with pytest.raises(nnx.InputError, match="DoublingFormula: its formula writes into what it is given: compute new"):
+        model.compile(nnx.MeanSquaredError(), nnx.SGD(0.01)).fit(X, X[:, :1], verbose=0)
+
+
+def test_a_layer_keeps_the_rows_it_is_given() -> None:
+    class Fewer(Doubling):
+        def forward(self, inputs: Any, training: bool = False) -> Any:
+            self.output = inputs[:-1]
+            return self.output
+
+    model = nnx.Sequential(nnx.Dense(2, 3), Fewer(), nnx.Softmax(), backend="numpy")
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.01))
+    for call in (lambda: model.fit(X, Y, verbose=0), lambda: model.predict(X)):
+        with pytest.raises(nnx.InputError, match=r"Fewer\(\): forward\(\) returned an array of shape"):
+            call()
+
+
+def test_layers_within_a_layer_that_no_step_would_move_are_refused() -> None:
+    class Wrapping(nnx.Layer):
+        def __init__(self, parts: Any) -> None:
+            self.parts = parts
+
+        def forward(self, inputs: Any, training: bool = False) -> Any:
+            self.output = self.parts[0].forward(inputs, training)
+            return self.output
+
+        def backward(self, dvalues: Any) -> Any:
+            self.dinputs = self.parts[0].backward(dvalues)
+            return self.dinputs
+
+    with pytest.raises(
+        nnx.InputError, match=r"Wrapping\(\): its parts is Dense\(2, 2\), whose parameters the model does"
+    ):
+        nnx.Sequential(Wrapping([nnx.Dense(2, 2)]), nnx.Dense(2, 3), backend="numpy")
+    fixed = nnx.Dense(2, 2)
+    fixed.trainable = False
+    nnx.Sequential(Wrapping([fixed]), nnx.Dense(2, 3), backend="numpy")
+    nnx.Sequential(Wrapping((nnx.ReLU(),)), nnx.Dense(2, 3), backend="numpy")
+
+
+class Falling(nnx.SGD):
+    """An optimizer as the book has it, with a rate of its own."""
+
+    def pre_update_params(self) -> None:
+        self.learning_rate *= 0.5
+
+
+class Plain(nnx.Optimizer):
+    """One with an `update` that a test replaces."""
+
+    def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+        flat.values[...] = flat.values - self.learning_rate * flat.gradients
+
+
+def test_what_no_step_would_ask_of_an_optimizer_is_refused() -> None:
+    def kind(base: type[nnx.Optimizer], **methods: Any) -> Any:
+        return type("Mine", (base,), methods)
+
+    compiled = nnx.Sequential(nnx.Dense(2, 3), nnx.Softmax(), backend="numpy")
+    refused = {
+        "Falling has a pre_update_params of its own": Falling(0.1),
+        "Mine has a post_update_params of its own": kind(Plain, post_update_params=lambda self: None)(0.1),
+        "Mine has a update_params of its own": kind(nnx.SGD, update_params=lambda self, layer: None)(0.1),
+        "Mine has a current_learning_rate of its own": kind(nnx.SGD, current_learning_rate=property(float))(),
+        "Mine says nowhere how it moves parameters": kind(nnx.Optimizer)(0.1),
+        "Mine: a model calls update(flat, hyper, counters, backend)": kind(Plain, update=lambda self, flat: None)(0.1),
+        "Mine: moments='first': expected a tuple": kind(Plain, moments="first")(0.1),
+        "Mine.__init__() does not call super().__init__": kind(Plain, __init__=lambda self: None)(),
+    }  # fmt: skip
+    for message, optimizer in refused.items():
+        with pytest.raises(nnx.InputError, match=re.escape(message)):
+            compiled.compile(nnx.CategoricalCrossEntropy(), optimizer)
+    compiled.compile(nnx.CategoricalCrossEntropy(), Plain(0.1)).step(X, Y)  # without moments
+    compiled.optimizer = nnx.SGD(0.1)
+    compiled.optimizer.pre_update_params = lambda: None
+    with pytest.raises(nnx.InputError, match="pre_update_params of its own"):
+        compiled.step(X, Y)
+
+
+def test_an_update_that_leaves_the_parameters_alone_is_refused() -> None:
+    class Rebinding(Plain):
+        def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+            flat.values = flat.values - self.learning_rate * flat.gradients
+
+    class Returning(Plain):
+        def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> Any:
+            return flat.values - self.learning_rate * flat.gradients
+
+    for optimizer, message in ((Rebinding(0.1), "another array of flat.values"), (Returning(0.1), "returned an array")):
+        model = nnx.Sequential(nnx.Dense(2, 3), nnx.Softmax(), backend="numpy")
+        model.compile(nnx.CategoricalCrossEntropy(), optimizer)
+        before, values = model.flat.values, model.flat.values.copy()
+        with pytest.raises(nnx.InputError, match=message):
+            model.fit(X, Y, verbose=0)
+        assert model.flat.values is before
+        assert np.array_equal(before, values)
+
+
+def test_a_loss_that_takes_other_arguments_is_refused_when_it_is_compiled() -> None:
+    class Alone(Squares):
+        def forward(self, y_pred: Any) -> Any:  # type: ignore[override]
+            return y_pred
+
+    model = nnx.Sequential(nnx.Dense(2, 1), backend="numpy")
+    with pytest.raises(nnx.InputError, match=r"Alone: a model calls forward\(y_pred, y_true\): too many"):
+        model.compile(Alone(), nnx.SGD(0.1))
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_gradcheck_finds_a_gradient_that_is_added_to_the_last_one(within: bool) -> None:
+    class Adding(Scale):
+        def backward(self, dvalues: Any) -> Any:
+            self.gradient("factors")[...] += self.backend.xp.sum(dvalues * self.inputs, axis=0, keepdims=True)
+            return dvalues * self.parameter("factors")
+
+    def worst(layer: nnx.Layer) -> float:
+        if not within:
+            return nnx.gradcheck(layer, X[:5])
+        model = nnx.Sequential(layer, nnx.Dense(2, 1), backend="numpy")
+        return nnx.gradcheck(model.compile(nnx.MeanSquaredError(), nnx.SGD(0.1)), X[:5], X[:5, :1])
+
+    assert worst(Adding(2)) > 0.1
+    assert worst(Scale(2)) < 1e-6
+    assert worst(DoublingInPlace()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"values": [1, 2]}, r"Mine: its values is \[1, 2\], but values\(\) is a method of Layer"),
+        ({"strengths": None}, "Mine: its strengths is None"),
+        ({"draw": lambda self: {}}, r"Mine: a model calls draw\(random\): too many .*write def draw\(self, random\)"),
+        ({"backward": lambda self: None}, r"Mine: a model calls backward\(dvalues\): too many"),
+    ],
+)
+def test_what_stands_where_a_method_is_called_is_refused(names: dict[str, Any], message: str) -> None:
+    within = type("Mine", (Doubling,), names)()
+    for layer in (within, nnx.Residual(within)):
+        with pytest.raises(nnx.InputError, match=message):
+            nnx.Sequential(layer, nnx.Dense(2, 1), backend="numpy")
+    formula = type("Mine", (DoublingFormula,), {"derivative": None})()
+    with pytest.raises(nnx.InputError, match=r"Mine: its derivative is None, but derivative\(\) is a method of Elem"):
+        nnx.Sequential(formula, nnx.Dense(2, 1), backend="numpy")
+    other = Doubling()
+    for name in ("inner", "paths", "follow", "layers"):  # of which other layers have one
+        setattr(other, name, 5)
+    model = nnx.Sequential(other, nnx.Dense(2, 1), backend="numpy").compile(nnx.MeanSquaredError(), nnx.SGD(0.01))
+    assert "Doubling" in model.summary()
+    model.step(X, X[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda x: (x, x), "returned a tuple, expected an array"),
+        (lambda x: (row for row in x), "returned a generator, expected an array"),
+        (lambda x: x[:, 0], r"returned \(60,\), but a model's last layer gives an array \[samples, outputs\]"),
+        (lambda x: x.tolist(), "returned list, but a model's last layer"),
+    ],
+    ids=["tuple", "generator", "a number for each row", "list"],
+)
+def test_what_a_model_puts_out_is_a_table(made: Callable[[Any], Any], message: str) -> None:
+    class Last(Doubling):
+        def forward(self, inputs: Any, training: bool = False) -> Any:
+            return made(inputs)
+
+    model = nnx.Sequential(nnx.Dense(2, 1), Last(), backend="numpy").compile(nnx.MeanSquaredError(), nnx.SGD(0.1))
+    with pytest.raises(nnx.InputError, match=rf"Last\(\): forward\(\) {message}"):
+        model.predict(X)
+    with pytest.raises(nnx.InputError, match=r"Last\(\): forward\(\) returned"):
+        model.fit(X, X[:, 0], verbose=0)
+
+
+def test_what_json_would_turn_into_something_else_is_not_saved(tmp_path: Path) -> None:
+    class Chosen(Doubling):
+        def __init__(self, rates: Any) -> None:
+            self.rates = rates
+
+    nnx.Sequential(nnx.Dense(2, 1), Chosen({"a": (1, 2)}), backend="numpy").save(tmp_path / "m.safetensors")
+    with pytest.raises(nnx.InputError, match="beyond JSON: keys of dictionaries are text there"):
+        nnx.Sequential(nnx.Dense(2, 1), Chosen([{1: 0.5}]), backend="numpy").save(tmp_path / "m.safetensors")

@@ -8,6 +8,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import warnings
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ pytest.importorskip("sklearn")
 import joblib
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_moons
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -546,3 +549,50 @@ def test_dates_and_words_among_features_are_refused_by_their_column(kind: type, 
 def test_dates_alone_are_no_features_either(kind: type):
     with pytest.raises(nnx.InputError, match=r"X: an array of datetime64\[D\], shape \(30, 1\), was given"):
         small(kind, epochs=1).fit(DAYS.reshape(-1, 1), np.arange(30) % 2)
+
+
+@BOTH
+def test_dates_in_frames_of_other_libraries_are_refused_too(kind: type):
+    frame, y = pytest.importorskip("polars").DataFrame, np.arange(4) % 2
+    with pytest.raises(nnx.InputError, match=f"^{kind.__name__}: X: column 'when': an array of datetime64"):
+        small(kind, epochs=1).fit(frame({"size": [0.0, 1.0, 2.0, 3.0], "when": DAYS[:4]}), y)
+
+
+def test_labels_among_python_objects_are_what_they_are():
+    """A column of a table with words in it comes as objects, whatever it holds."""
+    x = np.arange(20.0)[:, None]
+    for y in (np.arange(20) % 2, np.arange(20) % 2 == 1, np.arange(20) % 2 + 2**60, np.array(["a", "b"] * 10)):
+        expected = small(NNClassifier, epochs=1).fit(x, y)
+        for given in (y.astype(object), y.astype(object)[:, None]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DataConversionWarning)
+                found = small(NNClassifier, epochs=1).fit(x, given)
+            assert found.classes_.tolist() == expected.classes_.tolist()
+            assert found.predict(x).tolist() == expected.predict(x).tolist()
+    for label in (Decimal(1), date(2020, 1, 1)):
+        with pytest.raises(
+            nnx.InputError, match=f"labels of type {type(label).__name__}, such as .*write them as text"
+        ):
+            small(NNClassifier, epochs=1).fit(x, np.array([label] * 20, dtype=object))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((size for size in (4, 2)), "a generator gives its numbers once; give a list"),
+        (map(int, "4"), "a map gives its numbers once"),
+        ({4, 2}, "a set has no order; give a list"),
+        ("64", "hidden_layers='64': expected a whole number"),
+    ],
+)
+def test_layers_that_would_be_others_at_the_next_look_are_refused(sizes: Any, message: str):
+    with pytest.raises(nnx.InputError, match=message):
+        NNClassifier(sizes, backend="numpy").fit(np.eye(4), [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("classes", [2, "ab"])
+def test_classes_that_are_no_list_are_refused(classes: Any):
+    network = small(NNClassifier)
+    with pytest.raises(nnx.InputError, match=f"partial_fit: classes={classes!r}: expected a list of all labels"):
+        network.partial_fit(np.eye(4), ["a", "b", "a", "b"], classes=classes)
+    assert network.partial_fit(np.eye(4), ["a", "b", "a", "b"], classes={"b", "a"}).classes_.tolist() == ["a", "b"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import Doubled
 from test_cupy import stand_in
 
 import nnx
@@ -52,12 +53,7 @@ def test_before_the_first_step_it_says_what_is_planned():
 
 
 def test_a_layer_of_ones_own_predicts_as_written_and_the_plan_says_so():
-    class Twice(nnx.Layer):
-        def forward(self, inputs, training=False):
-            self.inputs, self.output = inputs, 2 * inputs
-            return self.output
-
-    net = nnx.Sequential(nnx.Dense(2, 3), Twice(), backend="numpy")
+    net = nnx.Sequential(nnx.Dense(2, 3), Doubled(), backend="numpy")
     assert "predictions: none yet; planned: layer by layer, as written" in told(net)
     net.predict([[1, 2]])
     assert "predictions: layer by layer, as written" in told(net)

@@ -29,6 +29,11 @@ from nnx.training import progress
 CPUS = "as many as the CPUs that this process may run on"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def blas_threads() -> None:
+    """BLAS takes as many threads as it does for users: how many is what is asked here."""
+
+
 @pytest.fixture(autouse=True)
 def own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine of eight CPUs without a quota, where nothing was asked for and nobody warned."""

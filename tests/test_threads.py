@@ -24,6 +24,11 @@ BACKENDS = ["numpy", "numba"]
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def blas_threads() -> None:
+    """BLAS takes as many threads as it does for users."""
+
+
 def data(rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
     x = np.random.default_rng(0).standard_normal((rows, 4))
     return x, (x[:, 0] > 0).astype(int) + (x[:, 1] > 0)
@@ -590,7 +595,7 @@ def test_work_cut_short_anywhere_leaves_whole_steps_behind(work: str, kind: str)
         place += 3  # of some thousand where a step is recorded
         before = net.optimizer.iterations
         if work == "steps recorded":
-            net._trainer._staged.clear()  # type: ignore[union-attr]
+            net._trainer._forget()  # type: ignore[union-attr]
         try:
             with cut_at(place):
                 _ = net.fit(*data(8), epochs=3, verbose=0) if work == "fit" else net.steps(*data(8), 3)

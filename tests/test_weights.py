@@ -400,3 +400,10 @@ def test_what_a_split_holds_out_keeps_its_labels_and_weights(loss: nnx.Loss):
     wanted = two.fit(X[:at], y[:at], 3, 8, held_out, sample_weight=WEIGHTS[:at], class_weight="balanced", verbose=0)
     assert dict(got) == dict(wanted)
     assert got["val_loss"][-1] == two.evaluate(held_out[0], held_out[1], sample_weight=held_out[2])["loss"]
+
+
+def test_a_word_for_weights_of_samples_names_the_argument_that_takes_it():
+    model = nnx.Sequential(nnx.Dense(2, 2), nnx.Softmax(), backend="numpy")
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.1))
+    with pytest.raises(nnx.InputError, match=r"sample_weight='balanced': expected one number.*class_weight='balanced'"):
+        model.fit(np.eye(2), [0, 1], sample_weight="balanced", verbose=0)

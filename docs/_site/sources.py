@@ -6,7 +6,7 @@ that shows it, and each folder a page that lists it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,27 @@ def pages(app: Any) -> Iterator[Page]:
         yield page_of(path), {"title": title, "body": f"<h1>{escape(title)}</h1>\n{body}"}, "page.html"
 
 
+def navigate(app: Any, name: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Make the navigation once for all files of a folder: it is the same, and takes longer than the rest of a page."""
+    if name.startswith("source/"):
+        context["toctree"] = made_once(app.env.nnx_navigation, name.rpartition("/")[0], context["toctree"])
+
+
+def made_once(made: dict[Any, str], folder: str, make: Callable[..., str]) -> Callable[..., str]:
+    """Return what makes a navigation, unless it is made: links from all pages of a folder are the same."""
+
+    def navigation(**options: Any) -> str:
+        key = (folder, *sorted(options.items()))
+        if key not in made:
+            made[key] = make(**options)
+        return made[key]
+
+    return navigation
+
+
 def begin(app: Any) -> None:
     """Begin with no file linked to."""
-    app.env.nnx_sources = set()
+    app.env.nnx_sources, app.env.nnx_navigation = set(), {}
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -90,4 +108,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", begin)
     app.connect("doctree-read", collect)
     app.connect("html-collect-pages", pages)
+    app.connect("html-page-context", navigate, priority=400)  # before the theme, which asks for the navigation
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""The mathematics of arrays, as the formulas of nnx/kernels/elementwise.py ask for it, in any array-API namespace."""
+"""The functions that the formulas of nnx/kernels/elementwise.py call, for arrays of any array-API namespace."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class ArrayMath:
         return self.xp.where(condition, self._array(a, b), self._array(b, a))
 
     def single(self, x: Array) -> bool:
-        """Return whether the numbers are float32."""
+        """Return whether the array is float32."""
         return bool(x.dtype == self.xp.float32)
 
     def _array(self, a: Array | float, like: Array) -> Array:
-        """A Python number as an array of the other's type and device: the standard takes no other."""
+        """Return a Python number as an array of the type and device of `like`, as the array-API standard requires."""
         return self.xp.asarray(a, dtype=like.dtype, device=like.device) if isinstance(a, int | float) else a
 
 
 @cache
 def math_of(xp: Any) -> ArrayMath:
-    """Return the mathematics of a namespace."""
+    """Return the `ArrayMath` of a namespace."""
     return ArrayMath(xp)

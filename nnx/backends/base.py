@@ -1,8 +1,8 @@
 """The backend protocol: where arrays live, and which implementation each operation takes.
 
-A backend is a subclass of `Backend` with a `name`, an array namespace `xp` and the few methods that touch the
-device. All operations have default bodies (`operations`), so a new backend is some thirty lines plus whatever it wants
-to do faster. `nnx.testing.check_backend` holds it to the protocol.
+A backend is a subclass of `Backend` with a `name`, an array namespace `xp` and the few methods that touch the device.
+All operations have default bodies (`operations`), so a new backend takes some thirty lines, plus the operations that it
+does faster. `nnx.testing.check_backend` checks that it keeps to the protocol.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 FLOATS = ("float32", "float64")
 NATIVE_FLOATS = (np.dtype("float32"), np.dtype("float64"))  # in this machine's byte order
 DTYPES = (*FLOATS, "int64", "int32", "uint64", "bool")
-NAMES: dict[Any, str] = {key: name for name in DTYPES for key in (name, np.dtype(name))}  # NumPy's take a microsecond
+NAMES: dict[Any, str] = {key: name for name in DTYPES for key in (name, np.dtype(name))}  # `dtype.name` takes 1 us
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class BackendInfo:
 
     Attributes:
         name: the backend. device: where its arrays live, in words.
-        versions: of the libraries it stands on.
-        threads: how many CPU threads it may use, where that can be told.
+        versions: of the libraries that it uses.
+        threads: how many CPU threads it may use; None if that is not known.
         ops: for every operation, which implementation runs: "numpy:softmax", "numba:...", "cupy:..." or "xp", the
             default body over the array namespace.
         notes: what a user should know, such as a part that is missing and slows the rest.
@@ -79,7 +79,7 @@ class Backend(Operations):
         wanted = None if dtype is None else self.dtype_name(dtype)
         if isinstance(x, np.ndarray) or not self.owns(x):
             return self.from_numpy(host_array(x, wanted))
-        if wanted is None:  # its own array never leaves its device
+        if wanted is None:  # an array of this backend stays on its device
             wanted = self.dtype_name(x.dtype) if self.dtype_name(x.dtype) in FLOATS else "float32"
         return self.xp.astype(x, getattr(self.xp, wanted), copy=False)
 
@@ -92,15 +92,15 @@ class Backend(Operations):
         raise NotImplementedError
 
     def owns(self, a: Any) -> bool:
-        """Tell whether `a` is an array of this backend."""
+        """Return whether `a` is an array of this backend."""
         raise NotImplementedError
 
     def address(self, a: Array) -> int:
-        """Return where in memory an array begins, in bytes: two that begin at the same place share it, no others."""
+        """Return the address in bytes at which an array begins; arrays share memory if and only if it is the same."""
         raise NotImplementedError
 
     def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
-        """Return an array whose contents are anything."""
+        """Return an array with arbitrary contents."""
         return self.zeros(shape, dtype)
 
     def zeros(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
@@ -113,19 +113,19 @@ class Backend(Operations):
             return NAMES[dtype]
         try:
             return str(np.dtype(dtype).name)
-        except TypeError:  # not NumPy's: in the array-API standard types know equality and nothing else
+        except TypeError:  # not NumPy's: types of the array-API standard can only be compared for equality
             found = [name for name in DTYPES if dtype == getattr(self.xp, name)]
         if not found:
             raise InputTypeError(f"an array of {dtype} was given; expected real numbers")
         return found[0]
 
     def synchronize(self) -> None:
-        """Wait until everything that was asked for is done."""
+        """Wait until the device has finished all its work."""
 
     def active(self) -> AbstractContextManager[Any]:
-        """Return a context in which code over `xp` runs on this backend's device: where there are several, it matters.
+        """Return a context in which code that uses `xp` runs on this backend's device, if there are several devices.
 
-        The operations need none.
+        The operations do not need it.
         """
         return nullcontext()
 
@@ -136,13 +136,13 @@ class Backend(Operations):
     # ---- precision ---------------------------------------------------------------------------------------------------
 
     def with_precision(self, wanted: str) -> Backend:
-        """Return this backend, or its like over the same arrays, with float32 products of another precision.
+        """Return this backend, or another one with the same arrays, with float32 products of the given precision.
 
         Args:
             wanted: "full"; or "tf32", "bf16" or "bf16x3", which may round what large products multiply (precision.py).
 
         Raises:
-            InputError: there is no such precision, or not on this backend.
+            InputError: there is no such precision, or this backend does not have it.
         """
         check_precision(wanted)
         return self if wanted == self.precision else self._with_precision(wanted)
@@ -160,7 +160,7 @@ class Backend(Operations):
         return of_process(self.device)
 
     def release(self) -> int:
-        """Give what is held and not used back to the device, for other programs; return how many bytes."""
+        """Return unused memory that this process holds to the device, for other programs; return how many bytes."""
         return 0
 
     # ---- facts -------------------------------------------------------------------------------------------------------
@@ -176,15 +176,15 @@ class Backend(Operations):
         return "xp" if getattr(type(self), op) is getattr(Operations, op) else f"{self.name}:{op}"
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the libraries that this backend stands on."""
+        """Return the versions of the libraries that this backend uses."""
         return {"numpy": np.__version__}
 
     def threads(self) -> int | None:
-        """Return how many CPU threads this backend may use, or None where that cannot be told."""
+        """Return how many CPU threads this backend may use, or None if that is not known."""
         return None
 
     def probe(self) -> None:
-        """Do a little real work; raise whatever goes wrong. `resolve` turns that into a reason."""
+        """Do a little real work, and let errors through; `resolve` turns them into the reason why it does not work."""
         x, w = self.asarray([[1, 2]]), self.asarray([[3], [4]])
         result = self.to_numpy(self.dense(x, w, self.zeros((1, 1))))
         if not np.array_equal(result, [[11.0]]):
@@ -193,29 +193,36 @@ class Backend(Operations):
     # ---- programs ----------------------------------------------------------------------------------------------------
 
     def record(self, known: Iterable[Array]) -> Recorder:
-        """Return a stand-in for this backend that notes every operation called on it (recorder.py).
+        """Return a stand-in for this backend that records every operation called on it (recorder.py).
 
         Args:
-            known: the buffers that hold their contents before the step begins: data and parameters.
+            known: the buffers whose contents exist before the step begins: data and parameters.
         """
         return Recorder(self, known)
 
     def compile(self, recorder: Recorder) -> Program:
-        """Turn what was recorded into something that runs many steps in one call.
+        """Compile a recorded step into a program that runs many steps in one call.
 
         Raises:
             NotReplayable: this backend cannot replay it; the message says which operation and why.
         """
         return Program(self, recorder.calls)
 
+    def form(self, arrays: Sequence[Array]) -> Any:
+        """Return what a compiled step depends on of its data, and of this backend as it is now, to be compared.
+
+        None: no step that was compiled is used again on other data (`Program.template`).
+        """
+        return None
+
     def compile_gradients(self, recorder: Recorder, pieces: Sequence[Piece]) -> list[Program]:
-        """Turn it into the same without the update: parameters stay, their gradients stand where it would read them.
+        """Compile a recorded step without its update, which would read the gradients from their buffer afterwards.
 
         Args:
-            pieces: what was recorded, from `in_pieces`; the host comes in between two of them.
+            recorder: the recorded step. pieces: its operations, from `in_pieces`; the host does something between them.
 
         Returns:
-            A program for each piece. Their `run(1)`, one after the other, are a step.
+            A program for each piece. Calling `run(1)` of each, in order, does one step.
 
         Raises:
             NotReplayable: see `compile`.
@@ -223,45 +230,46 @@ class Backend(Operations):
         return [Program(self, piece.calls) for piece in pieces]
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
-        """Return what brings data to the device chunk by chunk, or None where all of it can be there (streaming.py).
+        """Return a stream that brings data to the device in chunks, or None if all data fit there (streaming.py).
 
         Args:
-            data: arrays of equally many rows. batch: how many of them a step takes.
+            data: arrays with the same number of rows. batch: how many rows a step takes.
         """
         return None
 
     def halves(self, like: Sequence[np.ndarray], rows: int) -> Halves:
-        """Return room for rows that are brought chunk by chunk, by somebody else than `stream` (streaming.py).
+        """Return device memory for rows that the caller, not a `stream`, brings in chunks (streaming.py).
 
         Args:
-            like: arrays of the same types and widths. rows: of a half.
+            like: arrays of the same types and widths. rows: how many rows each of the two halves has.
         """
         return HostHalves(self, like, rows)
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
-        """Return one native function for a model's whole forward pass, or None where there is none (inference.py).
+        """Return a native function for a model's whole forward pass, or None if there is none (inference.py).
 
-        It takes what it can in one call and leaves the rest to the operations.
+        The function returns None for inputs that it does not take; then the operations run one by one.
 
         Args:
-            stages: what the model does; their weights and biases are views of `parameters`, whose numbers may change.
+            stages: the model's forward pass; their weights and biases are views of `parameters`.
+            parameters: the flat buffer, whose numbers may change later.
         """
         return None
 
     def compile_scores(self, forward: Forward, loss: Scored) -> Scores | None:
-        """Return one native function for a forward pass with a loss and what is right, or None where there is none.
+        """Return a native function that evaluates: forward pass, loss and right outputs; or None if there is none.
 
         Args:
-            forward: what `compile_forward` returned. loss: which one, and what counts as right.
+            forward: the result of `compile_forward`. loss: the loss, and what counts as right.
         """
         return None
 
     def planned_step(self) -> str:
-        """Say how recorded steps will run here, before one is recorded; `Program.description` says how one does."""
+        """Return in words how recorded steps will run here; `Program.description` says it of a compiled one."""
         return Program.description if type(self).compile is Backend.compile else "as its compile() decides"
 
     def planned_prediction(self) -> str:
-        """Say how a model will predict here, before it does; `Inference.description` says how it does."""
+        """Return in words how a model will predict here; `Inference.description` says it of a compiled one."""
         ours = type(self).compile_forward is Backend.compile_forward
         return Program.description if ours else "as its compile_forward() decides"
 
@@ -270,7 +278,7 @@ class Backend(Operations):
 
 
 def on_its_device(method: Method) -> Method:
-    """Run a method of something that has a `backend` in that backend's `active()`."""
+    """Decorate a method of an object with a `backend`, so that it runs in that backend's `active()` context."""
 
     @wraps(method)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -285,23 +293,26 @@ def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:
     if type(x) is np.ndarray and (x.dtype in NATIVE_FLOATS if dtype is None else x.dtype == dtype) and x.flags.aligned:
         return x
     a = real_numbers(x, what)
-    if dtype is None:  # the name, not the type, which may be in the other byte order
+    if dtype is None:  # the name, not the type itself, which may have the other byte order
         dtype = a.dtype.name if a.dtype.name in FLOATS else "float32"
     return _cast(a, dtype)
 
 
-@np.errstate(all="ignore")  # too large for float32 becomes inf, which the model's own check reports
+@np.errstate(all="ignore")  # numbers too large for float32 become inf, which the model's own check reports
 def _cast(a: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return an array of another type, aligned."""
+    """Return an array in another type, aligned in memory."""
     cast = a.astype(dtype, copy=False)
     return cast if cast.flags.aligned else cast.copy()
 
 
 def real_numbers(x: Any, what: str = "", words: str = FEATURES) -> np.ndarray:
-    """Return `x` as a NumPy array, whatever its type, if it holds real numbers: all data enter here.
+    """Return `x` as a NumPy array of real numbers, in its own type. All of the user's data enter here.
 
     Args:
-        x: see inputs.py. what: errors begin with it. words: what an error advises to do about words.
+        x: see inputs.py. what: errors begin with it. words: the advice, in an error, on how to convert words.
+
+    Raises:
+        InputTypeError: it holds something else. InputError: it is ragged, or a number is missing.
     """
     if is_ready(x):
         return x
@@ -316,12 +327,12 @@ def real_numbers(x: Any, what: str = "", words: str = FEATURES) -> np.ndarray:
 
 
 def unmasked(x: Any, what: str = "") -> Any:
-    """Return what was given; of a masked array, as readers of netCDF give it, the numbers, if none is masked.
+    """Return `x`; if it is a masked array, as from readers of netCDF, its numbers, if none is masked.
 
     Raises:
-        InputTypeError: one is: NumPy and others would take what stands under the mask.
+        InputTypeError: a number is masked: NumPy and others would use the value under the mask.
     """
-    # If nobody has imported it, which takes 10 ms, or another thread is at it, there are no such arrays yet.
+    # numpy.ma is not imported here, which takes 10 ms: if nobody else has imported it, there are no masked arrays.
     module = sys.modules.get("numpy.ma")
     kind = getattr(module, "MaskedArray", None)
     if module is None or kind is None or not isinstance(x, kind):

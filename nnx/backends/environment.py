@@ -1,4 +1,4 @@
-"""Parsing of the environment variables that choose how a backend computes; a value that none can have is an error."""
+"""Parsing of the environment variables that choose how a backend computes; an invalid value is an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GEMM_RULES = ("auto", "own", "blas")
 
 
 def gemm_rule() -> str:
-    """Return who does matrix products: what NNX_GEMM says, or "auto"."""
+    """Return which library does matrix products: the value of NNX_GEMM, or "auto"."""
     rule = os.environ.get("NNX_GEMM", "").strip().lower() or "auto"
     if rule not in GEMM_RULES:
         raise InputError(f"NNX_GEMM={rule!r}: expected one of {', '.join(GEMM_RULES)}")
@@ -18,7 +18,7 @@ def gemm_rule() -> str:
 
 
 def tuned() -> bool:
-    """Return whether measured choices may be taken: what NNX_TUNE says."""
+    """Return whether kernels may be chosen by measurement, as NNX_TUNE says."""
     word = os.environ.get("NNX_TUNE", "")
     if word.strip().lower() not in ("", "auto", "off"):
         raise InputError(f"NNX_TUNE={word!r}: expected auto or off")
@@ -26,13 +26,13 @@ def tuned() -> bool:
 
 
 def cublas_overrides() -> list[str]:
-    """Return, as "NAME=value", what the environment tells cuBLAS about products, whoever calls it."""
+    """Return, as "NAME=value", the environment variables with which cuBLAS itself chooses the precision of products."""
     names = sorted(name for name in os.environ if name == "NVIDIA_TF32_OVERRIDE" or "CUBLAS_EMULAT" in name)
     return [f"{name}={os.environ[name]}" for name in names]
 
 
 def flag(variable: str) -> bool | None:
-    """Return whether a variable says yes or no; None where it says nothing."""
+    """Return whether a variable says yes or no; None if it is not set."""
     text = os.environ.get(variable, "")
     word = text.strip().lower()
     if word in ("", "1", "0", "true", "false", "yes", "no"):

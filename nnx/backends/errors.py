@@ -11,10 +11,10 @@ class InputError(ValueError):
     """An argument, an array or a file's contents cannot be used; nothing was changed.
 
     Args:
-        message: what a file's name or contents bring into it is made printable, so that it can be shown anywhere.
+        message: the text; control characters in it, as from a file's name or contents, are escaped.
 
     Attributes:
-        history: of the fit that it ended, if that had begun: data that are read meanwhile may turn out to be damaged.
+        history: that of the fit that the error ended, if one had begun: data that are read during it may be damaged.
     """
 
     history: Any = None
@@ -28,7 +28,7 @@ class InputTypeError(InputError, TypeError):
 
 
 class InUseError(InputError, RuntimeError):
-    """A model is being trained, by another thread or by the call that this came from; nothing was changed."""
+    """A model is being trained, by another thread or by the fit whose callback made this call; nothing was changed."""
 
 
 class InputAttributeError(InputError, AttributeError):
@@ -40,13 +40,13 @@ class FileFormatError(InputError):
 
 
 class MissingExtra(ImportError):
-    """An optional package is not installed, or is and cannot be imported.
+    """An optional package is not installed, or cannot be imported.
 
     Args:
-        package: what was needed, as it is imported.
-        extra: the extra of nnx-backends that brings it.
+        package: the package, as it is imported.
+        extra: the extra of nnx-backends that installs it.
         purpose: what it is needed for.
-        error: what importing it raised, which tells one from the other.
+        error: the exception from importing it, which tells whether it is installed.
     """
 
     def __init__(self, package: str, extra: str, purpose: str, error: object = None) -> None:
@@ -66,7 +66,7 @@ class MissingExtra(ImportError):
 
 
 class BackendUnavailable(RuntimeError):
-    """A backend does not work here. Falsy, so that `if available()["cupy"]` reads as it should.
+    """A backend does not work here. It is falsy, so that `if available()["cupy"]` works.
 
     Attributes:
         name: the backend.
@@ -86,11 +86,11 @@ class BackendUnavailable(RuntimeError):
 
 
 class BackendFallbackWarning(UserWarning):
-    """A backend earlier in a list did not work, and a later one was taken."""
+    """A backend in a list did not work, and a later one is used."""
 
 
 class NotReplayable(Exception):
-    """A step cannot be recorded or replayed; the message says which operation and why. The caller stays eager."""
+    """A step cannot be recorded or replayed; the message says which operation and why. Steps then run eagerly."""
 
 
 class NonFiniteError(ArithmeticError):

@@ -1,8 +1,8 @@
-"""Formulas of the user's own: NumPy's functions of numbers, run on arrays, or traced into compiled code.
+"""User-defined formulas: Python functions that use NumPy, run on arrays, or traced into compiled code.
 
-A formula is run on whole arrays as it is. For a compiled step it is run once more, on a `Symbol`, which stands for one
-number: NumPy asks it what `np.exp` of it is, and it asks the mathematics `m` of whatever is to be written
-(nnx/kernels/elementwise.py): LLVM's code or C's.
+A formula can run on whole arrays as it is. For a compiled step it is called once with a `Symbol`, which stands for one
+number: NumPy hands a call such as `np.exp(symbol)` to the symbol, which calls the function of that name of `m`, an
+object that writes LLVM or C code (nnx/kernels/elementwise.py).
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from nnx.backends.errors import InputError, InputTypeError, NotReplayable
+from nnx.backends.inputs import unwritable, written_into
 
 Array = Any
-WHOLE_POWERS = 8  # up to which x**n is written as multiplications
+WHOLE_POWERS = 8  # x**n is written as multiplications for integers n up to this
 
 
 @dataclass(frozen=True, eq=False)
 class Formula:
-    """A function of the user's own and its slope.
+    """A user-defined function and its derivative.
 
     Attributes:
-        name: what it is called where a program is shown.
-        value, slope: of (x) and (x, y) for a layer; of (prediction, target) for a loss.
+        name: its name in descriptions of programs.
+        value, slope: the function and its derivative: of (x) and (x, y) for a layer; of (prediction, target) for a
+            loss.
     """
 
     name: str
@@ -34,9 +36,9 @@ class Formula:
     slope: Callable[..., Any]
 
     def on_arrays(self, formula: Callable[..., Any], *arrays: Array) -> Any:
-        """Return what a formula makes of whole arrays; of what works on single numbers alone say so."""
+        """Return a formula's result for whole arrays; raise an error if it only works on single numbers."""
         try:
-            return formula(*arrays)
+            return formula(*map(unwritable, arrays))
         except (TypeError, ValueError) as error:
             if "truth value of an array" in str(error):
                 raise InputError(
@@ -48,24 +50,29 @@ class Formula:
                     f"{self.name}: its formula takes single numbers, as those of `math` do, but is given whole arrays: "
                     "take NumPy's functions, np.exp for math.exp"
                 ) from error
+            if written_into(error):
+                raise InputError(
+                    f"{self.name}: its formula writes into what it is given: compute new arrays, as by x = x * 2 for "
+                    "x *= 2"
+                ) from error
             raise
 
-    # As kinds of nnx/kernels/elementwise.py: of the mathematics, two numbers, and two constants.
+    # In the form of nnx/kernels/elementwise.py: functions of `m`, two numbers and two constants.
 
     def layer(self, m: Any, x: Any, *_: Any) -> Any:
-        """The value."""
+        """Return the value of the function."""
         return self._traced(m, lambda x: self.value(x), x)
 
     def layer_backward(self, m: Any, x: Any, dy: Any, *_: Any) -> Any:
-        """The slope, times what comes back."""
+        """Return the derivative times the gradient of the output."""
         return self._traced(m, lambda x, dy: dy * self.slope(x, self.value(x)), x, dy)
 
     def loss(self, m: Any, prediction: Any, target: Any, *_: Any) -> Any:
-        """The cost of one output."""
+        """Return the loss of one output."""
         return self._traced(m, lambda *both: self.value(*both), prediction, target)
 
     def loss_backward(self, m: Any, prediction: Any, target: Any, scale: Any, _: Any) -> Any:
-        """Its slope, scaled."""
+        """Return the derivative of the loss of one output, times `scale`."""
         return self._traced(m, lambda *both: self.slope(*both[:2]) * both[2], prediction, target, scale)
 
     def _traced(self, m: Any, formula: Callable[..., Any], *numbers: Any) -> Any:
@@ -74,33 +81,35 @@ class Formula:
             result = symbols[0].made(formula(*symbols))
         except NotReplayable as reason:
             raise NotReplayable(f"{self.name}: {reason}") from None
-        except Exception as error:  # whatever the user's code does with what is no array
+        except Exception as error:  # user code may fail in any way with something that is no array
             raise NotReplayable(f"{self.name}: its formula takes arrays alone ({error})") from error
         return result.number
 
 
 def text(formula: Callable[..., Any]) -> tuple[str, list[str]]:
-    """Return a formula of `Formula` as C, a function `own`, and which of x, y, a, b it takes; the same if it is alike.
+    """Return a method of `Formula` as C code for a function `own`, and which of x, y, a, b it takes.
+
+    Formulas that do the same have the same code, so it also serves as a key.
 
     Raises:
-        NotReplayable: it holds what cannot be traced; the message says what.
+        NotReplayable: it calls something that cannot be traced; the message says what.
     """
-    from nnx.kernels.cuda.written import function  # here, for most programs have no formula of their own
+    from nnx.kernels.cuda.written import function  # here, since most programs have no user-defined formula
 
     return function("own", formula, ("x", "y", "a", "b"))
 
 
 def compilable(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a formula of `Formula`, if it can be compiled; raise NotReplayable as `text` does."""
+    """Return the given method of `Formula` after checking that it can be compiled; else raise NotReplayable."""
     text(formula)
     return formula
 
 
 class Symbol(NDArrayOperatorsMixin):
-    """Stands for one number, or for the answer to a question, of compiled code.
+    """Stands for one number, or for a truth value, in compiled code.
 
     Args:
-        m: the mathematics. value: what stands for it there.
+        m: writes the code. value: the number in that code. answer: whether it is a truth value.
     """
 
     def __init__(self, m: Any, value: Any, answer: bool = False) -> None:
@@ -108,11 +117,11 @@ class Symbol(NDArrayOperatorsMixin):
 
     @property
     def number(self) -> Any:
-        """The value, 1 or 0 for an answer."""
+        """The value; for a truth value, 1 or 0."""
         return self.m.where(self.value, 1.0, 0.0) if self.answer else self.value
 
     def made(self, result: Any) -> Symbol:
-        """A formula's result, which may be a plain number."""
+        """Return a formula's result as a symbol; it may be a plain number."""
         if isinstance(result, Symbol):
             return result
         constant = plain(result)
@@ -134,61 +143,61 @@ class Symbol(NDArrayOperatorsMixin):
 
 
 def plain(value: Any) -> float:
-    """Return a number that is no symbol."""
+    """Return a plain number as a float; raise NotReplayable for an array."""
     if np.ndim(value):
         raise NotReplayable(f"it uses an array {np.shape(value)}, and each number is to go by itself")
     return float(value)
 
 
 def number(value: Any) -> Any:
-    """Return what compiled code holds for an operand."""
+    """Return the value, in compiled code, of an operand that is a symbol or a number."""
     return value.number if isinstance(value, Symbol) else plain(value)
 
 
 def condition(m: Any, value: Any) -> Any:
-    """Return the same for what is asked."""
+    """Return the truth value, in compiled code, of an operand."""
     if isinstance(value, Symbol):
         return value.value if value.answer else value.value != 0
     raise NotReplayable("np.where asks something that does not depend on its operands: use if")
 
 
 def numeric(work: Callable[..., Any]) -> Callable[..., Symbol]:
-    """Make a function of the mathematics and numbers one of operands."""
+    """Turn a function of `m` and its values into a function of `m` and operands that returns a number."""
     return lambda m, *operands: Symbol(m, work(m, *map(number, operands)))
 
 
 def question(work: Callable[..., Any]) -> Callable[..., Symbol]:
-    """The same for what is answered by yes or no."""
+    """Turn a function of `m` and its values into a function of `m` and operands that returns a truth value."""
     return lambda m, *operands: Symbol(m, work(*map(number, operands)), answer=True)
 
 
 def called(name: str) -> Callable[..., Symbol]:
-    """A function that the mathematics have."""
+    """Return the function of operands that calls the function of `m` with this name."""
     return numeric(lambda m, x: getattr(m, name)(x))
 
 
 def where(m: Any, asked: Any, a: Any, b: Any) -> Symbol:
-    """np.where."""
+    """np.where(asked, a, b)."""
     return Symbol(m, m.where(condition(m, asked), number(a), number(b)))
 
 
 def both(m: Any, a: Any, b: Any) -> Symbol:
-    """Whether two answers are yes."""
+    """a and b, of truth values."""
     return Symbol(m, condition(m, a) & condition(m, b), answer=True)
 
 
 def inverse(m: Any, a: Any) -> Symbol:
-    """Whether an answer is no."""
+    """not a, of a truth value."""
     return Symbol(m, m.where(condition(m, a), 0.0, 1.0) > 0.5, answer=True)
 
 
 def either(m: Any, a: Any, b: Any) -> Symbol:
-    """Whether one of two answers is yes, or both."""
+    """a or b, of truth values."""
     return inverse(m, both(m, inverse(m, a), inverse(m, b)))
 
 
 def extreme(m: Any, a: Any, b: Any, takes: Callable[[Any, Any], Any]) -> Any:
-    """The one of two that is larger or smaller; nan if one is."""
+    """The one of two numbers for which `takes` is true; nan if either is."""
     if isinstance(b, float):
         return m.where(takes(b, a), b, a)
     if isinstance(a, float):
@@ -214,7 +223,7 @@ def clip(m: Any, x: Any, low: Any = None, high: Any = None) -> Any:
 
 
 def power(m: Any, x: Any, n: Any) -> Any:
-    """x**n for whole n near 0, and the square root."""
+    """x**n for integers n near 0, and for n = 0.5."""
     if n == 0.5:
         return m.sqrt(x)
     if not isinstance(n, float) or n != round(n) or not 1 <= abs(n) <= WHOLE_POWERS:
@@ -226,14 +235,14 @@ def power(m: Any, x: Any, n: Any) -> Any:
 
 
 def log1p(m: Any, x: Any) -> Any:
-    """log(1 + x) for any x: the mathematics have that of 0 .. 1 alone. What 1 + x rounds off is made up for."""
+    """log(1 + x) for any x, since `m` has it only for 0 .. 1; the rounding error of 1 + x is corrected."""
     u = 1.0 + x
     near = m.log(u) * (x / m.where(u == 1.0, 1.0, u - 1.0))
     return m.where(u == 1.0, x, m.where(abs(x) < 0.5, near, m.log(u)))
 
 
 def logaddexp(m: Any, a: Any, b: Any) -> Any:
-    """log(exp(a) + exp(b)), which does not overflow."""
+    """log(exp(a) + exp(b)), without overflow."""
     return maximum(m, a, b) + m.log1p(m.exp(-abs(a - b)))
 
 

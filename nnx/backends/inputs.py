@@ -1,7 +1,8 @@
-"""Input conversion: lists, NumPy arrays, frames and tensors to numbers, and refusal of what looks like them but is not.
+"""Input conversion: lists, NumPy arrays, frames and tensors become numbers; what only looks like numbers is refused.
 
-Whatever means a number is taken: True and False, columns of several types, bfloat16, decimal numbers. Anything else is
-refused by its name, along with the conversion. No library is imported: its objects are told by what they can do.
+Everything that means a number is accepted: True and False, columns of several types, bfloat16, decimal numbers. All
+else is refused by an error that names it and says how to convert it. No library is imported: objects are recognised by
+their methods.
 """
 
 from __future__ import annotations
@@ -23,49 +24,90 @@ LABELS = (
     "they are; read numbers by .astype(float)"
 )
 FILE = "read the file first, as by numpy.load or numpy.loadtxt"
-MISSING = ("NoneType", "NAType", "NaTType")  # None, and what pandas has in its place
+MISSING = ("NoneType", "NAType", "NaTType")  # the types of None, and of pandas' missing values
 NUMBERS = (numbers.Real, Decimal, np.bool_)
 
 
 def is_ready(x: Any) -> TypeGuard[np.ndarray]:
-    """Tell whether `x` is a plain NumPy array of real numbers."""
+    """Return whether `x` is a plain NumPy array of real numbers."""
     return type(x) is np.ndarray and x.dtype.kind in "fiub" and x.dtype.isbuiltin != 2
+
+
+def unwritable(a: Any) -> Any:
+    """Return a view of a NumPy array through which nothing can be written; anything else as it is.
+
+    What code of the user's own is given may be the user's own data, or what later steps read again.
+    """
+    if not isinstance(a, np.ndarray):
+        return a
+    view = a.view()
+    view.flags.writeable = False
+    return view
+
+
+def written_into(error: Exception) -> bool:
+    """Tell whether an error of NumPy's is that of writing into an `unwritable` array."""
+    return "read-only" in str(error)
 
 
 def to_numbers(x: Any, what: str, words: str) -> np.ndarray:
     """Return `x` as a NumPy array of real numbers.
 
     Args:
-        what: "" or what is read, with a colon; errors begin with it. words: what to do about words.
+        what: errors begin with it: the call and argument, with a colon, or "". words: advice on how to convert words.
 
     Raises:
         InputTypeError: it holds something else. InputError: it is ragged, or a number is missing.
     """
-    if _is_mixed_frame(x):
-        columns = [_numbers(x.iloc[:, i], f"{what}column {name!r}: ", words) for i, name in enumerate(x.columns)]
-        return np.column_stack(columns) if columns else np.empty(x.shape)
+    columns = frame_columns(x)
+    if columns is not None:
+        read = [_column(column, f"{what}column {name!r}: ", words) for name, column in columns]
+        return np.column_stack(read) if read else np.empty(x.shape)
     return _numbers(x, what, words)
 
 
+def _column(column: Any, what: str, words: str) -> np.ndarray:
+    """Return a frame's column as a NumPy array of real numbers [N]."""
+    a = _numbers(column, what, words)
+    if a.ndim != 1:
+        raise InputTypeError(
+            f"{what}each row holds several numbers, {a.shape[1:]}; expected one: give what it holds as an array, "
+            "np.stack(list(column))"
+        )
+    return a
+
+
 def column_names(x: Any) -> Sequence[Any] | None:
-    """Return the names of a frame's columns; None where there are none."""
-    names = getattr(x, "column_names", None)  # pyarrow's, whose `columns` are the columns themselves
+    """Return the names of a frame's columns; None if `x` has none."""
+    names = getattr(x, "column_names", None)  # pyarrow: its `columns` are the columns themselves
     names = getattr(x, "columns", None) if names is None else names
     shape: tuple[int, ...] = getattr(x, "shape", ())
     return list(names) if isinstance(names, Iterable) and len(shape) == 2 and len(list(names)) == shape[1] else None
 
 
-def _is_mixed_frame(x: Any) -> bool:
-    """Tell whether `x` is a frame, as pandas has it, which as a whole would become an array of Python objects."""
+def frame_columns(x: Any) -> list[tuple[Any, Any]] | None:
+    """Return a frame's columns with their names if they must be read one by one; None of anything else.
+
+    As a whole, a frame of pandas with columns of several types would become an array of Python objects; one of polars
+    or pyarrow would turn dates and times beside numbers into these, without a word.
+    """
+    if hasattr(x, "iter_columns") and hasattr(x, "columns"):  # polars, narwhals
+        return list(zip(x.columns, x.iter_columns(), strict=True))
+    if hasattr(x, "column_names") and isinstance(getattr(x, "columns", None), list):  # pyarrow
+        return list(zip(x.column_names, x.columns, strict=True))
     if not (hasattr(x, "iloc") and hasattr(x, "columns") and hasattr(x, "dtypes")) or _is_sparse(x):
-        return False
-    return not all(isinstance(dtype, np.dtype) and dtype.kind in "fiu" for dtype in x.dtypes)
+        return None
+    if all(isinstance(dtype, np.dtype) and dtype.kind in "fiu" for dtype in x.dtypes):
+        return None
+    return [(name, x.iloc[:, i]) for i, name in enumerate(x.columns)]
 
 
 def _is_sparse(x: Any) -> bool:
-    """Tell whether `x` is sparse: of SciPy, pydata, pandas or PyTorch. Made dense it might take all memory."""
+    """Return whether `x` is sparse: of SciPy, pydata, pandas or PyTorch. Made dense it might not fit in memory."""
     theirs = str(getattr(x, "layout", "")).startswith("torch.sparse")
-    return theirs or hasattr(type(x), "todense") or hasattr(getattr(x, "sparse", None), "to_dense")
+    if theirs or hasattr(type(x), "todense"):
+        return True
+    return 0 not in getattr(x, "shape", ()) and hasattr(getattr(x, "sparse", None), "to_dense")  # pandas: all of none
 
 
 def _numbers(x: Any, what: str, words: str) -> np.ndarray:
@@ -83,15 +125,15 @@ def _numbers(x: Any, what: str, words: str) -> np.ndarray:
 
 
 def _is_small(dtype: np.dtype) -> bool:
-    """Tell whether a type is bfloat16, or another that NumPy learns from ml_dtypes; float32 holds them exactly."""
+    """Return whether a type is bfloat16 or another one from ml_dtypes; float32 holds their numbers exactly."""
     return dtype.isbuiltin == 2 and np.can_cast(dtype, np.float32)
 
 
 def _read(x: Any, what: str) -> np.ndarray:
-    """Return whatever NumPy makes of `x`."""
+    """Return NumPy's conversion of `x` to an array."""
     if _is_sparse(x):
         raise InputTypeError(_refusal(f"{what}{_named(x)} was given", x, ""))
-    if isinstance(x, list | tuple) and x and hasattr(x[0], "filled"):  # NumPy would take what is masked for numbers
+    if isinstance(x, list | tuple) and x and hasattr(x[0], "filled"):  # of masked arrays: NumPy would ignore the masks
         raise InputTypeError(f"{what}masked arrays were given: fill or drop the masked numbers first, e.g. x.filled(0)")
     try:
         a = np.asarray(_widened(x))
@@ -100,7 +142,7 @@ def _read(x: Any, what: str) -> np.ndarray:
         if hasattr(x, "to_numpy"):
             return np.asarray(x.to_numpy())
         return np.from_dlpack(x) if hasattr(type(x), "__dlpack__") else a
-    except Exception as error:  # a foreign type that refuses, such as a tensor on a GPU
+    except Exception as error:  # a type that refuses to be converted, such as a tensor on a GPU
         if isinstance(error, ValueError) and "inhomogeneous" in str(error):
             raise InputError(
                 f"{what}the rows given have different lengths ({error}): every row must be as long as the first"
@@ -109,7 +151,7 @@ def _read(x: Any, what: str) -> np.ndarray:
 
 
 def _widened(x: Any) -> Any:
-    """Return a tensor of PyTorch's bfloat16, which NumPy has not, as float32, which holds its numbers exactly."""
+    """Return a PyTorch tensor of bfloat16, a type that NumPy lacks, as float32, which holds its numbers exactly."""
     return x.float() if str(getattr(x, "dtype", "")) == "torch.bfloat16" and hasattr(x, "float") else x
 
 
@@ -132,7 +174,7 @@ def _of_objects(a: np.ndarray, what: str, words: str) -> np.ndarray:
 
 
 def _named(x: Any) -> str:
-    """Return an object's type, and what it is where that is short."""
+    """Return an object's type, with its value if that is short."""
     if x is None or isinstance(x, str | bytes):
         return f"{'' if x is None else type(x).__name__ + ' '}{repr(x)[:40]}"
     return (
@@ -143,7 +185,7 @@ def _named(x: Any) -> str:
 
 
 def _refusal(fact: str, x: Any, words: str) -> str:
-    """Say what was given, what was expected, and how to convert an object."""
+    """Return the error text: what was given, what was expected, and how to convert the object."""
     if _is_sparse(x):
         dense = next((way for way in ("toarray", "todense", "to_dense") if hasattr(x, way)), "sparse.to_dense")
         return f"{fact}; expected a dense array: convert it by .{dense}(), which takes {8 * math.prod(x.shape):,} bytes"
@@ -167,7 +209,7 @@ def _refusal(fact: str, x: Any, words: str) -> str:
 
 
 def _by(x: Any) -> str:
-    """Say how a tensor, or another foreign array, becomes a NumPy array."""
+    """Return in words how a tensor, or an array of another library, becomes a NumPy array."""
     if not hasattr(x, "requires_grad"):
         return " to NumPy first"
     widened = ".float()" if "bfloat16" in str(getattr(x, "dtype", "")) else ""
@@ -175,7 +217,7 @@ def _by(x: Any) -> str:
 
 
 def _kind(dtype: np.dtype, words: str) -> tuple[str, str]:
-    """Return what an array holds that is no number, and how numbers are made of it."""
+    """Return what an array holds that are not numbers, and how to make numbers of it."""
     if dtype.kind in "UTS":
         return ("bytes" if dtype.kind == "S" else "text"), words
     if "complex" in dtype.name:

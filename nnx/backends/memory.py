@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mi
 
 @dataclass(frozen=True)
 class Memory:
-    """Figures in bytes; None where they cannot be told.
+    """Figures in bytes; None for those that are not known.
 
     Attributes:
-        device: whose memory.
-        used: taken by live arrays; on the CPU, by the whole process.
-        held: taken from the device; what is held and not used waits for the next array.
-        free, total: of the device, whoever has the rest.
-        limit: the most that may be held, where one is set.
+        device: the device whose memory it is.
+        used: by existing arrays; on the CPU, by the whole process.
+        held: reserved by this process on the device; what is held but not used is ready for the next array.
+        free, total: of the device, for all processes.
+        limit: the most that may be held, if a limit is set.
     """
 
     device: str
@@ -40,7 +41,7 @@ class Memory:
 
 
 def readable(count: int | None) -> str:
-    """Return a number of bytes in words, as "1.5 GiB"."""
+    """Return a number of bytes as text, such as "1.5 GiB"."""
     if count is None:
         return "unknown"
     amount, unit = float(count), "B"
@@ -58,7 +59,7 @@ def parse_limit(given: Any, total: int, what: str) -> int | None:
         given: bytes, or text such as "8 GB", "7.5GiB" or "50%" of `total`; None, "" and 0 mean no limit.
 
     Raises:
-        InputError: it is none of these.
+        InputError: it is something else.
     """
     text = "" if given is None else str(given).strip().lower()
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?b|%|)", text)
@@ -74,7 +75,7 @@ def parse_limit(given: Any, total: int, what: str) -> int | None:
 
 
 def of_process(device: str) -> Memory:
-    """Return the figures of this process and its machine."""
+    """Return the memory figures of this process and its machine."""
     used = _number("/proc/self/status", "VmRSS")
     return Memory(device, used, used, _number("/proc/meminfo", "MemAvailable"), physical())
 
@@ -88,9 +89,10 @@ def _number(path: str, name: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
+@cache
 def physical() -> int | None:
-    """Return how much memory the machine has; None where that cannot be told."""
+    """Return how much memory the machine has; None if that is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has none of it, others not every name
+    except (AttributeError, ValueError, OSError):  # Windows lacks the function, other systems some names
         return None

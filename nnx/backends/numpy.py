@@ -1,10 +1,11 @@
-"""The NumPy backend: complete, with no dependency but numpy, and the judge of the others.
+"""The NumPy backend: complete, with no dependency but numpy, and the reference for the others.
 
-Each body here says the same as the default one (`operations`), without temporary arrays where they cost: on the
-networks of the book most of a step's time goes into allocating results and into Python itself. A second body stays for
-its speed alone. At 300x3 in float32, default and here, in us: softmax 59 and 9, its gradient 10 and 5, softmax with
-cross-entropy of labels 139 and 44, gradient of the squared error 2.2 and 1.7, gather_rows 24 and 2.3, tally 12 and 5,
-end_step 7 and 2.4; of 900 parameters SGD 9 and 3.3, AdaGrad 10 and 4.6, RMSprop 31 and 6, Adam 70 and 8.7.
+Each operation here computes the same as the default one (`operations`), but avoids temporary arrays: for the networks
+of the book, most of a step's time goes into allocating results and into Python itself. An operation is written a second
+time only if that makes it faster. At 300x3 in float32, default and here, in us: softmax 59 and 9, its gradient 10 and
+5, softmax with cross-entropy of labels 139 and 44, gradient of the squared error 2.2 and 1.7, gather_rows 24 and 2.3,
+tally 12 and 5, end_step 7 and 2.4; with 900 parameters SGD 9 and 3.3, AdaGrad 10 and 4.6, RMSprop 31 and 6, Adam 70 and
+8.7.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from nnx.kernels.step_state import (
 )
 
 Array = Any
-BLOCK = 16384  # numbers an optimizer handles at a time, so that all its arrays stay in the second-level cache
-NARROW = 16  # columns up to which a sum over rows is made in float64
+BLOCK = 16384  # numbers that an optimizer handles at a time, so that all its arrays stay in the second-level cache
+NARROW = 16  # a sum over rows is made in float64 for up to so many columns
 
 
 @quiet
@@ -63,7 +64,7 @@ class NumpyBackend(Backend):
         return np.asarray(a)
 
     def owns(self, a: Any) -> bool:
-        return type(a) is np.ndarray  # no subclass: a masked array would lose its mask without a word
+        return type(a) is np.ndarray  # no subclass: a masked array would silently lose its mask
 
     def address(self, a: Array) -> int:
         return address(a)
@@ -108,8 +109,8 @@ class NumpyBackend(Backend):
         self._bias_gradient(dy, db)
 
     def _bias_gradient(self, dy: Array, db: Array) -> None:
-        # A product with ones takes a third of the time of a sum over rows. Where there are few columns it is the last
-        # layer's, whose gradients all but cancel: in float64 nothing is lost, for a microsecond more.
+        # A product with ones takes a third of the time of a sum over rows. Few columns are usually those of the last
+        # layer, whose gradients nearly cancel: their sum is made in float64, for a microsecond more.
         if dy.shape[1] <= NARROW:
             dy = dy.astype("float64", copy=False)
         ones = np.ones((1, min(len(dy), RUN)), dy.dtype)
@@ -124,7 +125,7 @@ class NumpyBackend(Backend):
         return np.add(x, y, out=out)
 
     def embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
-        # The default multiplies by a matrix of as many columns as there are codes.
+        # The default body multiplies by a matrix with a column for each code.
         codes = x[:, column]
         known = np.flatnonzero(self._codes(codes, len(dw)))
         whole, dy = codes[known].astype(np.int64), dy[known, first : first + dw.shape[1]]
@@ -137,14 +138,14 @@ class NumpyBackend(Backend):
         self._in_runs(len(known), part, dw)
 
     # ---- activations -------------------------------------------------------------------------------------------------
-    # The table's own formulas (nnx/kernels/elementwise.py) take 6 to 20 times as long for ReLU and 3 to 8 for its
-    # gradient, since NumPy chooses number by number; for tanh up to 2 times, for sigmoid and the gradients 1.05 to 1.4.
+    # The formulas of the table (nnx/kernels/elementwise.py) take 6 to 20 times as long for ReLU and 3 to 8 times for
+    # its gradient, since np.where chooses number by number; up to 2 times for tanh, 1.05 to 1.4 times for the others.
 
     def relu(self, x: Array, out: Array | None = None) -> Array:
         return np.maximum(x, 0, out=out)
 
     def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        # All ones or all zeros to the bits of dy: exact also where dy is inf or nan, and half the time of where().
+        # dy's bits & all ones or all zeros: exact also for inf and nan, in half the time of np.where.
         bits = f"i{dy.itemsize}"
         mask = np.negative((y > 0).view("i1").astype(bits))
         return np.bitwise_and(dy.view(bits), mask, out=None if out is None else out.view(bits)).view(dy.dtype)
@@ -187,23 +188,23 @@ class NumpyBackend(Backend):
     ) -> Array:
         if target.ndim == 2:
             return super().softmax_cross_entropy(logits, target, losses, probabilities, clip, out)
-        # As uint64 what is below 0 is far above.
+        # As uint64, negative numbers are very large.
         if np.maximum.reduce(target.astype(np.uint64), initial=0) >= logits.shape[1]:
             return super().softmax_cross_entropy(logits, target, losses, probabilities, clip, out)
         wanted = np.arange(len(logits))
         wanted *= logits.shape[1]
         wanted += target
         if out is None:
-            out = np.empty(logits.shape, logits.dtype)  # row by row, whatever the order of the logits
+            out = np.empty(logits.shape, logits.dtype)  # stored row by row, whatever the order of the logits
         np.subtract(logits, row_max(logits), out=out)
         flat = out.reshape(-1)
         shifted = flat[wanted]
         np.exp(out, out=out)
         total = row_sum(out)
         np.subtract(np.log(total[:, 0]), shifted, out=losses)
-        if clip:  # bounds on -log(p), as if p had been clipped: the logarithm is monotone
+        if clip:  # bounding -log(p) is the same as clipping p, since the logarithm is monotone
             least, most = bounds(clip)
-            np.maximum(losses, least, out=losses)  # two calls, half the time of np.clip
+            np.maximum(losses, least, out=losses)  # these two calls take half the time of np.clip
             np.minimum(losses, most, out=losses)
         out /= total
         if probabilities is not None:
@@ -212,8 +213,8 @@ class NumpyBackend(Backend):
         out *= 1 / len(logits)
         return out
 
-    # The table's own formulas (nnx/kernels/losses.py) take 1.2 times as long for the binary cross-entropy, 2 for its
-    # gradient, and up to 20 for the signs of errors, since NumPy chooses number by number.
+    # The formulas of the table (nnx/kernels/losses.py) take 1.2 times as long for the binary cross-entropy, 2 times for
+    # its gradient, and up to 20 times for the signs of errors, since np.where chooses number by number.
 
     def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
         p = np.clip(p, CLIP, 1 - CLIP)
@@ -238,11 +239,11 @@ class NumpyBackend(Backend):
         first = counters[CURSOR]
         if first < 0 or first + len(out) > len(order):
             return super().gather_rows(source, order, counters, out)
-        # mode: "raise" would make numpy buffer the result
+        # not mode="raise", with which NumPy would buffer the result
         return np.take(source, order[first : first + len(out)], axis=0, out=out, mode="clip")
 
     def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
-        none = weights == 0  # before `out`, which may share their memory, is written
+        none = weights == 0  # first, since `out` may share memory with the weights
         out = np.multiply(x, weights, out=out)
         np.copyto(out, 0, where=none)
         return out
@@ -366,12 +367,12 @@ MOMENTA = make_momenta(math)
 
 
 def rate_of(hyper: Array, counters: Array) -> float:
-    """The learning rate of this step (chapter 10)."""
+    """Return the learning rate of this step (chapter 10)."""
     return float(hyper[LEARNING_RATE]) / (1 + float(hyper[DECAY]) * int(counters[STEP]))
 
 
 def follow(m: Array, v: Array, g: Array, beta_1: float, beta_2: float) -> Array:
-    """Let both moments follow the gradient; return an array of their size."""
+    """Update the running means m of g and v of g**2; return a work array of their size."""
     scratch = g * (1 - beta_1)
     m *= beta_1
     m += scratch
@@ -383,34 +384,34 @@ def follow(m: Array, v: Array, g: Array, beta_1: float, beta_2: float) -> Array:
 
 
 def descend(p: Array, step: Array, root: Array, epsilon: float) -> None:
-    """p -= step / (root + epsilon), using up `step` and `root`."""
+    """p -= step / (root + epsilon); `step` and `root` are overwritten."""
     root += epsilon
     step /= root
     p -= step
 
 
 def blocks(*flat: Array) -> Any:
-    """Split flat arrays of one length into pieces that stay in the cache."""
+    """Yield slices of flat arrays of the same length, small enough to stay in the cache."""
     length = len(flat[0])
     if length <= BLOCK:
         return (flat,)
     return (tuple(a[first : first + BLOCK] for a in flat) for first in range(0, length, BLOCK))
 
 
-# Reductions over short rows: numpy spends some 30 ns on each row, so few columns are turned into few long rows, unless
-# there are few rows, too.
+# Reductions over short rows: NumPy spends some 30 ns on each row, so an array with few columns is first transposed to
+# few long rows, unless it has few rows too.
 FEW = 16
 
 
 def row_max(x: Array) -> Array:
-    """The maximum of each row: [N, 1]."""
+    """Return the maximum of each row: [N, 1]."""
     if x.shape[1] > FEW or x.shape[0] <= FEW:
         return np.maximum.reduce(x, axis=1, keepdims=True)
     return np.maximum.reduce(np.ascontiguousarray(x.T), axis=0)[:, None]
 
 
 def row_sum(x: Array) -> Array:
-    """The sum of each row: [N, 1]."""
+    """Return the sum of each row: [N, 1]."""
     if x.shape[1] > FEW or x.shape[0] <= FEW:
         return np.add.reduce(x, axis=1, keepdims=True)
     return np.add.reduce(np.ascontiguousarray(x.T), axis=0)[:, None]

@@ -1,4 +1,4 @@
-"""One-time initialisation: a thing is made once in a process, whichever of many threads asks first; the others wait."""
+"""One-time initialisation: an object is made once in a process, by the first thread that needs it; others wait."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ from nnx.kernels.forking import in_forked
 from nnx.kernels.uninterrupted import whose
 
 Made = TypeVar("Made")
-LOOK = 0.001  # seconds between two looks whether another thread has made a thing
+LOOK = 0.001  # seconds between two checks whether another thread has made the object
 
 
 class Once(Generic[Made]):
-    """A function of a name that is called once for each, as a decorator; what it returns is kept, what it raises not.
+    """A decorator for a function of a name, which is then called once for each name; results are kept, errors are not.
 
-    Each name has a wait of its own, so that what takes long, or hangs, delays nobody who asks for something else. To
-    make a thing, others may be asked for. Where that comes back to itself, in one thread or in several that would wait
-    for each other, the last to ask gets an error instead of waiting for ever.
+    Threads wait only for the name that they ask for, so one that takes long, or hangs, does not delay others. The
+    function may ask for other names. If these requests form a cycle, within one thread or across several, the last one
+    to ask gets an error instead of waiting for ever.
     """
 
     def __init__(self, make: Callable[[str], Made]) -> None:
         self._make = make
         self._made: dict[str, Made] = {}
         self._forget()
-        in_forked(self._forget)  # who makes and who waits was in the parent alone
+        in_forked(self._forget)  # the threads that make and wait exist only in the parent
 
     def _forget(self) -> None:
         self._makers: dict[str, Making] = {}
         self._waiting: dict[int, str | None] = {}  # thread: name
-        self._lock = threading.RLock()  # a signal's handler may ask while it is held
+        self._lock = threading.RLock()  # reentrant, for a signal handler that asks while it is held
 
     def __call__(self, name: str) -> Made:
-        """Return what belongs to a name."""
+        """Return the object for a name, after making it if need be."""
         me = whose()
         while name not in self._made:
             mine = Making(me)
             try:
                 other = self._begin(name, mine)
                 if other is None:
-                    if name not in self._made:  # another thread was ready just before
+                    if name not in self._made:  # unless another thread finished just before
                         self._made[name] = self._make(name)
                     return self._made[name]
                 while not other.over:
                     time.sleep(LOOK)
-            finally:  # without a call, in which a signal's handler could raise
+            finally:  # without a call, during which a signal handler could raise
                 mine.over = True
                 self._waiting[me] = None
         return self._made[name]
 
     def cache_clear(self) -> None:
-        """Make everything anew when it is next asked for."""
+        """Forget all objects, so that they are made anew."""
         self._made.clear()
 
     def _begin(self, name: str, mine: Making) -> Making | None:
-        """Return what to wait for; None: it is this thread that is to make it."""
+        """Return the attempt of another thread to wait for; None if this thread is to make the object."""
         with self._lock:
             other = self._makers.get(name)
             if other is None or other.over:
@@ -66,13 +66,13 @@ class Once(Generic[Made]):
             while awaited in self._makers and not (maker := self._makers[awaited]).over:
                 if maker.thread == mine.thread:
                     raise RecursionError(f"{name!r} is being made by what asks for it")
-                awaited = self._waiting.get(maker.thread)  # who makes it may wait for what another makes, too
+                awaited = self._waiting.get(maker.thread)  # that thread may itself wait for another one
             self._waiting[mine.thread] = name
             return other
 
 
 class Making:
-    """One thread's attempt to make a thing."""
+    """One thread's attempt to make an object."""
 
     def __init__(self, thread: int) -> None:
         self.thread, self.over = thread, False

@@ -1,7 +1,7 @@
-"""The table of operations: what the recorder knows of each, and how a class comes to have them.
+"""The table of operations: what the recorder knows about each, and how classes get them.
 
-A method of `Operations` (nnx/backends/operations) enters by `@operation`. Those whose formulas stand in a table, the
-elementwise functions and the losses of each output by itself, are made of its rows, for every backend alike.
+`@operation` adds a method of `Operations` (nnx/backends/operations) to the table. The elementwise functions, and losses
+that work on each output by itself, are generated from the tables of their formulas, for every backend alike.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class OperationSpec:
-    """What the recorder must know of an operation: its signature, and which operands it reads and writes."""
+    """What the recorder must know about an operation: its signature, and which operands it reads and writes."""
 
     name: str
     signature: inspect.Signature
@@ -33,7 +33,7 @@ class OperationSpec:
 
     @cached_property
     def operands(self) -> dict[str, Any]:
-        """The operands by name, in order, with their defaults; those without one have `inspect.Parameter.empty`."""
+        """The operands by name, in order, with their defaults, or `inspect.Parameter.empty`."""
         return {name: parameter.default for name, parameter in list(self.signature.parameters.items())[1:]}
 
     @cached_property
@@ -42,7 +42,7 @@ class OperationSpec:
         return frozenset(name for name, value in self.operands.items() if value is inspect.Parameter.empty)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the operands of a call by name, in order; what a call does not name has its default.
+        """Return the operands of a call by name, in order, with the defaults of those that were not given.
 
         Raises:
             TypeError: the operation takes no such operands.
@@ -51,19 +51,20 @@ class OperationSpec:
         bound = defaults | given
         once_each = len(given) == len(args) + len(kwargs) and len(bound) == len(defaults)
         if not once_each or not self.required <= given.keys():
-            self.signature.bind(self, *args, **kwargs)  # which says what is the matter, in Python's own words
+            self.signature.bind(self, *args, **kwargs)  # raises Python's own error, which says what is wrong
         return bound
 
 
 OPERATIONS: dict[str, OperationSpec] = {}
-QUIET = np.errstate(all="ignore")  # a decorator: exp(-1000) that is 0 is no fault, whatever np.seterr was told
+QUIET = np.errstate(all="ignore")  # a decorator: exp(-1000) == 0 is not an error, whatever np.seterr says
 _loud: dict[Any, Any] = {}
 
 
 def quiet(backend: type[Kind]) -> type[Kind]:
-    """Have all operations that a class defines run with NumPy's floating-point errors ignored.
+    """Decorate a class so that all operations it defines ignore NumPy's floating-point errors.
 
-    That takes half a microsecond a call. `loud` is for who has seen to it once for many.
+    That takes half a microsecond for each call. `loud` gives the operation without it, for a caller that ignores these
+    errors once for many calls.
     """
     for name in OPERATIONS.keys() & vars(backend).keys():
         function = vars(backend)[name]
@@ -73,13 +74,17 @@ def quiet(backend: type[Kind]) -> type[Kind]:
 
 
 def loud(operation: Any) -> Any:
-    """Return a backend's operation as it was before `quiet`; as it is, if it is another."""
+    """Return a backend's operation as it was before `quiet`; any other function as it is."""
     function = _loud.get(getattr(operation, "__func__", None))
     return operation if function is None else function.__get__(operation.__self__)
 
 
 def operation(reads: str, writes: str = "out") -> Callable[[Function], Function]:
-    """Enter a method of `Operations` into the table of operations. The method itself stays as it is."""
+    """Return a decorator that adds a method of `Operations`, unchanged, to the table of operations.
+
+    Args:
+        reads, writes: the names of the operands that it reads and writes, separated by blanks.
+    """
 
     def declare(function: Function) -> Function:
         signature = inspect.signature(function)
@@ -92,7 +97,7 @@ def operation(reads: str, writes: str = "out") -> Callable[[Function], Function]
 
 
 def write(out: Array | None, value: Array) -> Array:
-    """Return `value`, or `out` holding it."""
+    """Return `value`; if `out` is given, copied into it."""
     if out is None:
         return value
     out[...] = value
@@ -100,10 +105,11 @@ def write(out: Array | None, value: Array) -> Array:
 
 
 def with_functions(backend: type[Kind]) -> type[Kind]:
-    """Give a class the operations of nnx/kernels/elementwise.py: each function `f(x, out)`, and `f_backward`.
+    """Give a class the operations of nnx/kernels/elementwise.py: for each function f, `f(x, out)` and `f_backward`.
 
-    Where the function has a parameter, it is the operand `a`, before `out`. What a gradient is computed from is named x
-    or y. They call the class's own `_function` and `_gradient`, which a backend can replace for all of them.
+    If the function has a parameter, it is the operand `a`, before `out`. The first operand of a gradient is named x if
+    it is computed from the input, y if from the output. All call the class's `_function` and `_gradient`, so a backend
+    can replace all of them at once.
     """
     for row in FUNCTIONS:
         enter(backend, row.name, function_of(row), "x", row.forward.__doc__)
@@ -112,10 +118,10 @@ def with_functions(backend: type[Kind]) -> type[Kind]:
 
 
 def with_losses(backend: type[Kind]) -> type[Kind]:
-    """Give a class the operations of nnx/kernels/losses.py: each loss `f(outputs, target, out)`, and `f_backward`.
+    """Give a class the operations of nnx/kernels/losses.py: for each loss f, `f(outputs, target, out)`, `f_backward`.
 
-    The first operand is called what its row says; where a number shapes the loss it is the third, `delta`. They call
-    the class's own `_loss` and `_loss_gradient`.
+    The row of the table says how the first operand is called; if the loss has a number of its own, it is the third
+    operand, `delta`. All call the class's `_loss` and `_loss_gradient`.
     """
     for row in LOSSES:
         mean = f"Return the mean over outputs of {row.formula}: {row.outputs}, target [N, O] -> [N]."
@@ -132,7 +138,7 @@ def enter(backend: type, name: str, method: Callable[..., Any], reads: str, doc:
 
 
 def function_of(row: Elementwise) -> Callable[..., Any]:
-    """Return a method that is a function of the table."""
+    """Return a method for a function of the table."""
 
     def plain(self: Any, x: Array, out: Array | None = None) -> Array:
         return self._function(row, x, 0.0, out)
@@ -144,7 +150,7 @@ def function_of(row: Elementwise) -> Callable[..., Any]:
 
 
 def gradient_of(row: Elementwise) -> Callable[..., Any]:
-    """Return a method that is its gradient."""
+    """Return a method for the gradient of a function of the table."""
 
     def of_input(self: Any, x: Array, dy: Array, out: Array | None = None) -> Array:
         return self._gradient(row, x, dy, 0.0, out)
@@ -164,7 +170,7 @@ def gradient_of(row: Elementwise) -> Callable[..., Any]:
 
 
 def loss_of(row: Loss, method: str) -> Callable[..., Any]:
-    """Return a method that hands a loss of the table, or its gradient, to the class's own `method`."""
+    """Return a method for a loss of the table, or its gradient, that calls the class's `method`."""
 
     def of_probabilities(self: Any, p: Array, target: Array, out: Array | None = None) -> Array:
         return getattr(self, method)(row, p, target, 0.0, out)

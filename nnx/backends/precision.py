@@ -7,10 +7,10 @@ from typing import Any
 
 from nnx.backends.errors import InputError, InputTypeError
 
-# By how much a product may be off for its rounding of factors, relative to the sum of its terms' sizes. A factor is off
-# by at most 2**-10 in TF32, which has 10 bits behind the point and may cut the others off, and by 2**-8 in bf16, which
-# has 7 and is rounded to nearest. A term has two factors. With bf16x3 each factor is a sum of two numbers in bf16, off
-# by at most 2**-17, and the product of the two lesser parts, at most 2**-16, is left out.
+# The error of a matrix product from rounding its factors, relative to the sum of the absolute values of its terms. The
+# relative error of a factor is at most 2**-10 in TF32, which keeps 10 bits and may truncate, and 2**-8 in bf16, which
+# keeps 7 and rounds to nearest. A term has two factors. With bf16x3 each factor is the sum of two bf16 numbers, with an
+# error of at most 2**-17, and the product of the two smaller ones, at most 2**-16, is left out.
 ERRORS = {"full": 0.0, "tf32": 2e-3, "bf16": 8e-3, "bf16x3": 3.1e-5}
 VARIABLE = "NNX_PRECISION"
 
@@ -19,7 +19,7 @@ def check_precision(precision: Any, what: str = "precision") -> str:
     """Return one of "full", "tf32", "bf16" and "bf16x3".
 
     Raises:
-        InputError: it is another word. InputTypeError: it is none.
+        InputError: it is another word. InputTypeError: it is no text.
     """
     if isinstance(precision, str) and precision in ERRORS:
         return str(precision)
@@ -28,6 +28,6 @@ def check_precision(precision: Any, what: str = "precision") -> str:
 
 
 def precision_of_environment() -> str:
-    """Return what NNX_PRECISION says, or ""."""
+    """Return the value of NNX_PRECISION, or "" if it is not set."""
     given = os.environ.get(VARIABLE, "").strip().lower()
     return check_precision(given, VARIABLE) if given else ""

@@ -1,4 +1,4 @@
-"""Escaping of text from elsewhere before it is shown: names of files and columns may hold what steers a terminal."""
+"""Escaping of text before it is shown: names of files and columns may contain control sequences for terminals."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from unicodedata import category
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Return text in which every character shows itself and does nothing else.
+    r"""Return text in which every character is visible and has no other effect.
 
-    Escape sequences and other control characters, marks that turn the direction of writing or have no width, and bytes
-    of another encoding become what Python writes for them: `\x1b`, `\u202e`, `\udce9`. What has been through this
-    stays as it is.
+    Control characters, marks that change the direction of writing or have no width, and bytes of another encoding
+    become Python's escapes: `\x1b`, `\u202e`, `\udce9`. Text that has been escaped already stays as it is.
 
     Args:
         text: anything; `str` of it is taken.
@@ -21,7 +20,7 @@ def printable(text: object, keep: str = "") -> str:
 
 
 def _harmless(character: str) -> bool:
-    return character.isprintable() or category(character) == "Zs"  # a space of another width is one
+    return character.isprintable() or category(character) == "Zs"  # a space, of any width
 
 
 def _escaped(character: str) -> str:

@@ -1,4 +1,4 @@
-"""Name of the processor: as the system tells it, and short enough for the name of a file."""
+"""The name of the processor: in full, as the system gives it, and short, for names of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model() -> str:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, colon, value = line.partition(":")
             if not colon and facts:
-                break  # the first processor stands for all
+                break  # all processors are alike
             facts.setdefault(name.strip(), value.strip())
     if "model name" not in facts:
         return platform.processor() or platform.machine()
@@ -28,23 +28,23 @@ def model() -> str:
     return f"{facts['model name']} ({numbers})" if numbers else facts["model name"]
 
 
-VECTORS = {  # what NumPy calls instructions: widest first
+VECTORS = {  # NumPy's names of vector instructions, the widest first
     "AVX512_SPR": "amx", "X86_V4": "avx512", "AVX512_SKX": "avx512", "AVX512F": "avx512", "X86_V3": "avx2",
     "AVX2": "avx2", "ASIMD": "neon", "NEON": "neon",
 }  # fmt: skip
 
 
 def short(simd: Iterable[str]) -> str:
-    """Return the processor's name and its widest instructions, for the name of a file: epyc-7763-avx2.
+    """Return the processor's name and its widest vector instructions, for the name of a file: epyc-7763-avx2.
 
     Args:
-        simd: the instructions that it has, as NumPy calls them.
+        simd: NumPy's names of the vector instructions that it has.
     """
     have = set(simd)
     return "-".join([slug(), *[name for known, name in VECTORS.items() if known in have][:1]])
 
 
 def slug(name: str | None = None) -> str:
-    """Return a processor's name in small letters, digits and hyphens, without what all have: epyc-7763, xeon, m2."""
+    """Return a processor's name in lower case without words that all names have, such as epyc-7763, xeon or m2."""
     words = re.findall(r"[a-z0-9]+", FILLER.sub(" ", name or model()).lower())
     return "-".join(words)[:40] or platform.machine().lower() or "unknown"

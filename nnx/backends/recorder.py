@@ -8,15 +8,16 @@ so the replayed step needs no Python numbers and no layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
-from weakref import proxy
+from weakref import ref
 
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
+from nnx.backends.inputs import unwritable, written_into
 from nnx.backends.operation_table import OPERATIONS, QUIET, OperationSpec, loud
 
 Array = Any
@@ -89,6 +90,25 @@ def in_pieces(calls: list[Call], stops: Iterable[int] = ()) -> list[Piece]:
     return pieces
 
 
+def recording(backend: Any) -> bool:
+    """Tell whether what layers compute with is a `Recorder`."""
+    return hasattr(backend, "calls")
+
+
+def lent(a: Array, backend: Any) -> Array:
+    """Return an array for code of the user's own, which may edit it, though others need it as it is: a copy.
+
+    While a step is recorded, where nobody would know a copy again, a view that is read-only; see `refuse_editing`.
+    """
+    return unwritable(a) if recording(backend) else backend.xp.asarray(a, copy=True)
+
+
+def refuse_editing(error: ValueError, part: Any, what: str) -> None:
+    """Refuse to record a step in which a part of the user's own writes into what it was `lent`, as an error says."""
+    if written_into(error):
+        raise NotReplayable(f"{part} edits {what} in place") from error
+
+
 class Recorder:
     """A backend that takes notes. Whatever it is not asked to record it passes on to the real one.
 
@@ -103,6 +123,7 @@ class Recorder:
     Attributes:
         watching: whether to look for buffers that something else edits. To copy and compare them takes longer than the
             operations of a small network, so who knows that there is nothing else may leave it out.
+        calls: what was recorded. places: addresses of arrays by their ids, since NumPy takes a microsecond for one.
         loud: whether operations are run without ignoring NumPy's floating-point errors: who has seen to that once.
     """
 
@@ -110,10 +131,10 @@ class Recorder:
     loud = False
 
     def __init__(self, backend: Arrays, known: Iterable[Array], by: Arrays | None = None) -> None:
-        self.backend, self.by = backend, by or backend
+        self.backend, self.by, self._address_of = backend, by or backend, backend.address
         self.calls: list[Call] = []
         self._kept: list[Array] = []  # keeps each buffer alive, so that no other can take its address
-        self._places: dict[int, int] = {}  # addresses by the arrays' ids, since NumPy takes a microsecond for one
+        self.places: dict[int, int] = {}
         self._known: dict[int, int] = {}  # how many numbers are accounted for, from each address on
         self._written: dict[int, tuple[str, Array, bytes]] = {}  # the last operation to write there, and what
         for array in known:
@@ -130,18 +151,23 @@ class Recorder:
         return found
 
     def _recorded(self, spec: OperationSpec, method: Callable[..., Any]) -> Callable[..., Any]:
-        notes = proxy(self)  # which keeps this: a circle would keep all buffers until Python looks for circles
+        recorder = ref(self)  # which keeps this: a circle would keep all buffers until Python looks for circles
+        name, reads, writes, bind = spec.name, spec.reads, spec.writes, spec.bind
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            operands = spec.bind(args, kwargs)
-            for operand in spec.reads:
-                notes._check_read(spec.name, operand, operands[operand])
+            notes = recorder()
+            assert notes is not None
+            operands, known, watching = bind(args, kwargs), notes.places, notes.watching
+            for operand in reads:  # what was read or written before stays known: no array grows
+                if watching or id(operands[operand]) not in known:
+                    notes._check_read(name, operand, operands[operand])
             result = method(*args, **kwargs)
             if "out" in operands and operands["out"] is None:
                 operands["out"] = result  # a fresh array: from now on it is this call's buffer
-            for operand in spec.writes:
-                notes._remember(spec.name, operands[operand])
-            notes.calls.append(Call(spec.name, operands))
+            for operand in writes:
+                if watching or id(operands[operand]) not in known:
+                    notes._remember(name, operands[operand])
+            notes.calls.append(Call(name, operands))
             return result
 
         return call
@@ -149,6 +175,7 @@ class Recorder:
     def _check_read(self, op: str, operand: str, array: Array) -> None:
         begin, count = self._address(array), array.size
         if self._known.get(begin, 0) < count:
+            del self.places[id(array)]
             raise NotReplayable(
                 f"{op} reads {operand} {tuple(array.shape)}, which no recorded operation wrote: a layer, or "
                 "the loss, computes it by other means than the backend's operations"
@@ -176,19 +203,26 @@ class Recorder:
         return [place for place in self._written if begin <= place < end]
 
     def _address(self, array: Array) -> int:
-        place = self._places.get(id(array))
+        place = self.places.get(id(array))
         if place is None:
             self._kept.append(array)
-            place = self._places[id(array)] = self.backend.address(array)
+            place = self.places[id(array)] = self._address_of(array)
         return place
 
     def _account_for(self, array: Array) -> int:
-        known = self._places.get(id(array))
-        if known is not None:  # it was read or written before, and no array grows
+        known = self.places.get(id(array))
+        if known is not None:
             return known
         address = self._address(array)
         self._known[address] = max(self._known.get(address, 0), array.size)
         return address
+
+
+class Template(Protocol):
+    """What is left of a program without its data and the memory that it works in: to use it on other data."""
+
+    def on(self, arrays: Sequence[Array], limit: Any) -> Program:
+        """Return the program on other data of the same form: see `Backend.form`; `limit` says how many threads."""
 
 
 class Program:
@@ -211,6 +245,14 @@ class Program:
     def __init__(self, backend: object, calls: list[Call]) -> None:
         self.calls = calls
         self._bound = [(loud(getattr(backend, call.name)), tuple(call.operands.values())) for call in calls]
+
+    def template(self, arrays: Sequence[Array]) -> Template | None:
+        """Return what makes this program anew on other data, or None where it must be recorded again.
+
+        Args:
+            arrays: the data that it was recorded on.
+        """
+        return None
 
     @QUIET
     def run(self, steps: int) -> None:

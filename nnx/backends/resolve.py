@@ -1,4 +1,4 @@
-"""Choice of a backend: from a wish ("auto", a name, a list) to one that works, with the reason if not the first."""
+"""Choice of a backend: from a wish ("auto", a name, a list) to a backend that works, with the reasons for it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from nnx.kernels.uninterrupted import uninterrupted
 from nnx.kernels.user_warnings import warn
 
 AUTO = ("cupy", "numba", "numpy")
-Name = Literal["auto", "numpy", "numba", "cupy"]  # what an editor offers; a list, a device or a plugin's name are str
+Name = Literal["auto", "numpy", "numba", "cupy"]  # for editors' suggestions; lists, devices and plugins' names are str
 Wish = Name | str | Sequence[str] | Backend | None
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """The backend that was taken, and those before it that were not.
+    """The backend that was chosen, and why those before it were not.
 
     Attributes:
         backend: the one to use.
         wish: what was asked for, as text.
-        skipped: why each earlier choice does not work; what two names of one backend have in common comes once.
+        skipped: why each earlier choice does not work; the same reason of two names of one backend is listed once.
     """
 
     backend: Backend
@@ -40,13 +40,13 @@ class Resolution:
 
     @property
     def reason(self) -> str:
-        """One line on why this backend."""
+        """Why this backend was chosen, in one line."""
         why = "; ".join(f"no {s.name}: {s.reason}" for s in self.skipped)
         return f"asked for {self.wish!r}" + (f" ({why})" if why else "")
 
 
 def names() -> list[str]:
-    """Return every backend's name: our own, then those that other packages register under "nnx.backends"."""
+    """Return every backend's name: nnx's own, then those that other packages register under "nnx.backends"."""
     return [*AUTO, *(name for name in _entry_points() if name not in AUTO)]
 
 
@@ -57,7 +57,7 @@ def available() -> dict[str, bool | BackendUnavailable]:
 
 
 def _try(name: str) -> Backend | BackendUnavailable:
-    """Return a backend; the environment's mistake is a reason, too, where one looks and nothing was asked for."""
+    """Return a backend, or why it does not work; for `available`, a wrong environment variable is a reason too."""
     try:
         return _load(name)
     except InputError as error:
@@ -67,15 +67,16 @@ def _try(name: str) -> Backend | BackendUnavailable:
 def resolve(wish: Wish = None) -> Resolution:
     """Find the backend to use.
 
-    Order: the argument, `use_backend`, `set_backend`, the environment's NNX_BACKEND, "auto".
+    The wish is the first of these that was given: the argument, `use_backend`, `set_backend`, NNX_BACKEND, "auto".
 
     Args:
         wish: a backend; its name, which may carry a device ("cupy:1"); names in order of preference, as a list or
             "cupy,numba"; or "auto", the best that works.
 
     Raises:
-        BackendUnavailable: the one named does not work, or none of the list, or (NNX_STRICT=1) not the list's first.
-        InputError: no backend has that name; or one of the environment's NNX_... variables is not as it must be.
+        BackendUnavailable: the named backend, or every one in the list, does not work; with NNX_STRICT=1, the first one
+            in the list does not.
+        InputError: no backend has that name, or an environment variable NNX_... has an invalid value.
     """
     threads.check()
     what = "backend"
@@ -103,12 +104,12 @@ def resolve(wish: Wish = None) -> Resolution:
 
 
 def get_backend(wish: Wish = None) -> Backend:
-    """Return one backend that works: see `resolve` for the order, the forms and the errors."""
+    """Return a backend that works; see `resolve` for what wishes can be, and for the errors."""
     return resolve(wish).backend
 
 
 def set_backend(wish: Wish) -> Backend:
-    """Make a backend the process's default, and return it. None goes back to NNX_BACKEND, or "auto"."""
+    """Make a backend the default of this process, and return it; None restores NNX_BACKEND, or "auto"."""
     global _default
     if wish is None:
         _default = None
@@ -119,7 +120,7 @@ def set_backend(wish: Wish) -> Backend:
 
 @contextmanager
 def use_backend(wish: Wish) -> Iterator[Backend]:
-    """Use a backend inside a `with` block, in this thread or task alone; the block's variable is the backend."""
+    """Use a backend within a `with` block, only in this thread or task; `as` gives the backend."""
     backend = get_backend(wish)
     token = _current.set(backend)
     try:
@@ -129,14 +130,14 @@ def use_backend(wish: Wish) -> Iterator[Backend]:
 
 
 def memory(wish: Wish = None) -> Memory:
-    """Return how much memory a backend, by default the active one, uses, holds and finds free."""
+    """Return how much memory a backend, by default the active one, uses and holds, and how much is free."""
     return get_backend(wish).memory()
 
 
 def release(wish: Wish = None) -> int:
-    """Give what a backend holds and does not use back to its device, for other programs; return how many bytes.
+    """Return unused memory that a backend holds to its device, for other programs; return how many bytes.
 
-    What counts as used is what Python still refers to: delete models and arrays first.
+    Memory is in use as long as Python refers to it: delete models and arrays first.
     """
     return get_backend(wish).release()
 
@@ -146,7 +147,7 @@ _current: ContextVar[Backend | None] = ContextVar("nnx_backend", default=None)
 
 
 def _parse(wish: Any, what: str) -> list[str]:
-    """Split a wish into names, each once, and refuse what no backend can be called."""
+    """Return the names in a wish, without duplicates; raise an error for anything that cannot be a name."""
     if isinstance(wish, str):
         wanted = [part.strip() for part in wish.split(",")]
     elif isinstance(wish, Sequence) and all(isinstance(part, str) for part in wish):
@@ -178,7 +179,7 @@ def _tell(found: Backend, skipped: list[BackendUnavailable]) -> None:
 
 
 def _none_left(skipped: list[BackendUnavailable]) -> BackendUnavailable:
-    if len(skipped) == 1:  # anew, because an error that was raised keeps the frames it went through, and their arrays
+    if len(skipped) == 1:  # a new one, because a raised error keeps the frames that it passed, and their arrays
         return BackendUnavailable(skipped[0].name, skipped[0].reason, skipped[0].remedy)
     reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped)
     remedies = " ".join(f"{s.name}: {s.remedy}" for s in skipped)
@@ -190,18 +191,18 @@ def _load(name: str) -> Backend | BackendUnavailable:
     """Make and probe a backend once for each process.
 
     Raises:
-        InputError: the environment asks one of nnx's own for what there is not, such as NNX_GEMM=fast.
+        InputError: an environment variable for one of nnx's backends has an invalid value, such as NNX_GEMM=fast.
     """
     if name.partition(":")[0] != "numba":
         return _make(name)
-    found = uninterrupted(partial(_make, name))  # to import Numba is to fill its registries
+    found = uninterrupted(partial(_make, name))  # an interrupted import would leave Numba's registries half filled
     if isinstance(found, Backend):
-        threads.apply()  # here, as a BLAS that takes its threads from OpenMP keeps a number for each that calls it
+        threads.apply()  # in this thread, as a BLAS that uses OpenMP has a number of threads for each calling thread
     return found
 
 
 def _make(name: str) -> Backend | BackendUnavailable:
-    """Make and probe a backend; return why not where it does not work."""
+    """Make and probe a backend; if it does not work, return the reason."""
     base, _, device = name.partition(":")
     backend: Any = None
     try:
@@ -211,7 +212,7 @@ def _make(name: str) -> Backend | BackendUnavailable:
         backend.probe()
     except BackendUnavailable as unavailable:
         return unavailable.with_traceback(None)
-    except Exception as error:  # whatever a driver, a compiler or somebody's plugin throws is a reason, not a crash
+    except Exception as error:  # any exception of a driver, a compiler or a plugin is a reason, not a crash
         if isinstance(error, InputError) and backend is None and base in AUTO:
             raise
         return BackendUnavailable(name, f"{type(error).__name__}: {error}", "Run `nnx doctor` for details.")

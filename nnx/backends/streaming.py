@@ -1,4 +1,4 @@
-"""Streaming of a data set that does not fit on the device: what a backend gives to train on it all the same."""
+"""Streaming of a data set that does not fit on the device: what a backend provides to train on it nevertheless."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ Array = Any
 
 
 class Halves(Protocol):
-    """Arrays on the device in two halves, one of which is filled from the host while work goes on in the other.
+    """Arrays on the device in two halves, one of which is filled from the host while steps use the other.
 
     Attributes:
-        arrays: on the device: [2 * rows, ...]. rows: of a half.
+        arrays: on the device: [2 * rows, ...]. rows: how many rows a half has.
     """
 
     arrays: Sequence[Array]
     rows: int
 
     def room(self, half: int) -> list[np.ndarray]:
-        """Return arrays on the host, [rows, ...], to write to what is to go to a half, 0 or 1, that work has left."""
+        """Return arrays on the host, [rows, ...], to be written for a half, 0 or 1, that steps do not use any more."""
 
     def send(self, half: int, count: int) -> None:
-        """Begin to copy the first rows of `room` to that half."""
+        """Begin to copy the first `count` rows of `room(half)` to that half."""
 
     def enter(self, half: int) -> None:
-        """Let work that is asked for from now on find there what it was filled with."""
+        """Make steps that are started from now on wait until the half is filled."""
 
     def leave(self, half: int) -> None:
-        """Say that all work in a half has been asked for."""
+        """Declare that all steps that use a half have been started."""
 
     def close(self) -> None:
-        """Wait until nothing is copied any more."""
+        """Wait for the end of all copies."""
 
 
 class Stream(Halves, Protocol):
-    """The same of a data set that is on the host.
+    """Halves that are filled from a data set on the host.
 
     Attributes:
         reason: why the data set is not on the device, and how it gets there.
@@ -46,11 +46,11 @@ class Stream(Halves, Protocol):
     reason: str
 
     def fill(self, half: int, rows: np.ndarray) -> None:
-        """Gather these rows on the host, and begin to copy them to a half that work has left."""
+        """Gather these rows on the host, and begin to copy them to a half that steps do not use any more."""
 
 
 class HostHalves:
-    """See `Halves`: of backends that compute where the host does. NumPy's arrays are written to where they are read."""
+    """Halves for backends that compute on the host; see `Halves`. NumPy's arrays are filled without a copy."""
 
     def __init__(self, backend: Any, like: Sequence[np.ndarray], rows: int) -> None:
         self.arrays: Sequence[Array] = [backend.zeros((2 * rows, *a.shape[1:]), a.dtype) for a in like]

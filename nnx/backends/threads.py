@@ -1,12 +1,13 @@
-"""Number of CPU threads that nnx takes: one for BLAS and for the Numba backend's kernels and training steps.
+"""The number of CPU threads that nnx uses: one number for BLAS and for the Numba backend's kernels and training steps.
 
-Order: `set_threads`, then NNX_THREADS; else the least of what anybody allows: the CPUs that this process may run on,
-the quota of its container, the variables that limit other libraries (and by which joblib limits its workers), and what
-threadpoolctl has limited BLAS to. Never more than there are CPUs: threads that take turns on one cost a multiple.
+It is the number of `set_threads`, else that of NNX_THREADS, else the smallest of several limits: the CPUs that this
+process may run on, the quota of its container, the variables that limit other libraries (joblib sets them for its
+workers), and the limit that threadpoolctl has set for BLAS. It never exceeds the number of CPUs, because threads that
+take turns on a CPU are several times slower.
 
-What changes while a process runs, its CPUs and threadpoolctl's limits, counts a millisecond later; the environment and
-the quota are read when a backend is made. Threads of several libraries never compete: kernels that share one
-operation among them call no BLAS, and BLAS's own threads wait while they run.
+Limits that change while a process runs, its CPUs and threadpoolctl's, take effect within a millisecond; the environment
+and the quota are read when a backend is made. Threads of several libraries never compete: kernels that share an
+operation among threads do not call BLAS, and BLAS's own threads wait while they run.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ VARIABLES = (
     "VECLIB_MAXIMUM_THREADS", NUMBAS,
 )  # fmt: skip
 
-busy: set[int] = set()  # threads at work on recorded steps, or with models to train: fewer are left to help others
+busy: set[int] = set()  # threads that run recorded steps or train models; the fewer helpers are left for others
 _asked: int | None = None
-_checked: str | None = ""  # NNX_THREADS as `check` last found it
-_told: int | None = None  # how many threads BLAS was last told to take, from here
-_alone, _before = 0, list[int]()  # how many have BLAS take one thread, and how many it took before
-_wished = False  # whether the number in force was asked for
+_checked: str | None = ""  # the value of NNX_THREADS at the last `check`
+_told: int | None = None  # the number of threads that was last set for BLAS here
+_alone, _before = 0, list[int]()  # how many `blas_alone` blocks are active, and BLAS's numbers of threads before
+_wished = False  # whether the present number was asked for
 _lock = threading.RLock()
 hold_at_fork(_lock)
 in_forked(busy.clear)
-hold_at_fork(LOCK)  # first, as by who imports Numba and then sets its threads
+hold_at_fork(LOCK)  # before other locks, in the order of a thread that imports Numba and then sets its threads
 
 
 def set_threads(threads: int | None) -> int:
-    """Set how many CPU threads nnx takes from now on, in this process; return the number.
+    """Set how many CPU threads nnx uses in this process from now on; return the number.
 
-    BLAS follows where threadpoolctl is installed.
+    BLAS uses the same number if threadpoolctl is installed.
 
     Args:
-        threads: at least 1, and no more than the CPUs that this process may run on count; None goes back to
+        threads: at least 1; more than the CPUs that this process may run on count as that many. None restores
             NNX_THREADS, or as many as the process may use.
 
     Raises:
@@ -70,13 +71,13 @@ def set_threads(threads: int | None) -> int:
 
 
 def get_threads() -> int:
-    """Return how many CPU threads nnx takes."""
+    """Return how many CPU threads nnx uses."""
     asked = wish()
     return min(usable(), asked) if asked is not None else min(limits().values())
 
 
 def explain() -> str:
-    """Say how many threads nnx takes, and why."""
+    """Return in words how many threads nnx uses, and why."""
     threads, asked = get_threads(), wish()
     number = f"{threads} thread{'s' if threads > 1 else ''}"
     if asked is None:
@@ -102,11 +103,11 @@ def wish() -> int | None:
     return number
 
 
-# ---- what limits it --------------------------------------------------------------------------------------------------
+# ---- limits ----------------------------------------------------------------------------------------------------------
 
 
 def limits() -> dict[str, int]:
-    """Return every limit that holds where no number was asked for, by what sets it."""
+    """Return every limit that holds if no number was asked for: a dict from its cause to the number."""
     found = {"as many as the CPUs that this process may run on": usable(), **_fixed()}
     if (limit := blas_limit()) is not None:
         found["BLAS is limited, as by threadpoolctl"] = limit
@@ -114,8 +115,8 @@ def limits() -> dict[str, int]:
 
 
 def usable() -> int:
-    """Return on how many CPUs this process may run, now."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13: the same, or what -X cpu_count says
+    """Return on how many CPUs this process may run at present."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13: the same, or the number given by -X cpu_count
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -132,10 +133,10 @@ def _fixed() -> dict[str, int]:
 
 
 def _number(name: str) -> int | None:
-    """Return the number of a variable of other libraries, such as OMP_NUM_THREADS=4,2 (2 are for threads in threads).
+    """Return the number in another library's variable, such as OMP_NUM_THREADS=4,2 (2 is for nested threads).
 
-    One that is no number limits nothing, here as there; but it is said. 0 stands for as many as there are; but Numba
-    does not load with it.
+    A value that is no number sets no limit, as in those libraries, but causes a warning. 0 means as many threads as
+    there are CPUs; only Numba refuses it.
     """
     text = os.environ.get(name, "").partition(",")[0].strip()
     if not text or (text == "0" and name != NUMBAS):
@@ -147,15 +148,15 @@ def _number(name: str) -> int | None:
 
 
 def _counted(text: str) -> int | None:
-    """Return the whole number above 0 that a text is; None if it is none, or of more digits than Python reads."""
+    """Return a text as an integer above 0; None if it is no such number, or has too many digits for Python."""
     with suppress(ValueError):
         return (int(text) or None) if text.isdecimal() else None
     return None
 
 
 def blas_limit() -> int | None:
-    """Return how many threads somebody else lets NumPy's BLAS take at this moment; None where that cannot be told."""
-    if sys.modules.get("threadpoolctl") is None:  # by which it is done; to import it takes milliseconds
+    """Return to how many threads others have limited NumPy's BLAS at present; None if that is not known."""
+    if sys.modules.get("threadpoolctl") is None:  # others would use it; importing it here would take milliseconds
         return None
     now = min(_before or [library.num_threads or 1 for library in _blas()], default=None)
     return None if now == _told else now
@@ -163,7 +164,7 @@ def blas_limit() -> int | None:
 
 @cache
 def _blas() -> list[Any]:
-    """Return what asks NumPy's BLAS; nothing where threadpoolctl does not know it."""
+    """Return threadpoolctl's controllers of NumPy's BLAS; none if it does not know that BLAS."""
     from threadpoolctl import ThreadpoolController
 
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
@@ -172,9 +173,9 @@ def _blas() -> list[Any]:
 
 @contextmanager
 def blas_alone() -> Iterator[None]:
-    """Let BLAS take one thread within the block, where threadpoolctl is installed; nnx's own are as many as ever.
+    """Within the block BLAS uses one thread, if threadpoolctl is installed; nnx's own threads are not affected.
 
-    OpenBLAS's threads look for more work for some 25 ms after a product, on cores that others could have.
+    OpenBLAS's threads wait actively for some 25 ms after a product, on cores that others could use.
     """
     global _alone
     libraries: list[Any] = []
@@ -198,18 +199,18 @@ def blas_alone() -> Iterator[None]:
 
 
 def _set(library: Any, threads: int) -> None:
-    """Set how many threads a BLAS takes, from whichever thread: threadpoolctl leaves that to the first one to do it."""
-    let_go: Any = getattr(library, "clear_controlling_thread", lambda force: None)  # not before 3.8
+    """Set a BLAS library's number of threads from any thread; threadpoolctl by itself allows it only to the first."""
+    let_go: Any = getattr(library, "clear_controlling_thread", lambda force: None)  # threadpoolctl 3.8 and later
     let_go(force=True)
     library.set_num_threads(threads)
     let_go(force=True)
 
 
-# ---- taking effect ---------------------------------------------------------------------------------------------------
+# ---- setting the number in libraries ---------------------------------------------------------------------------------
 
 
 def check() -> None:
-    """Look at NNX_THREADS, if it is another than before; let it take effect, where a backend has been made.
+    """If NNX_THREADS has changed, check it, and, if a backend has been made, let it take effect.
 
     Raises:
         InputError: it is no number above 0.
@@ -224,10 +225,12 @@ def check() -> None:
 
 
 def apply(always: bool = False) -> None:
-    """Tell the libraries that are loaded.
+    """Set the number of threads in the libraries that are loaded.
 
-    BLAS keeps its own number where none was asked for, but for a container's quota, of which it does not know; unless
-    `always`.
+    If no number was asked for, BLAS keeps its own, unless a container's quota is smaller, which BLAS does not know.
+
+    Args:
+        always: whether to set BLAS's number in any case.
     """
     global _told, _wished
     with _lock:
@@ -245,17 +248,17 @@ def apply(always: bool = False) -> None:
             from nnx.kernels.cpu.threads import pool
 
             most = asked or min(_fixed().values(), default=os.cpu_count() or 1)
-            pool.set_limit(min(most, sys.maxsize), _just_now)  # kernels read it as one of C's numbers
+            pool.set_limit(min(most, sys.maxsize), _just_now)  # kernels read it as a C integer
 
 
 def _just_now() -> int:
-    """Return how many threads an operation that begins now may take: what changes by itself of `limits`."""
+    """Return how many threads an operation that begins now may use: the smallest of those limits that can change."""
     cpus, limit = usable(), None if _wished else blas_limit()
     return cpus if limit is None else min(cpus, limit)
 
 
 def _tell_of_a_cap() -> None:
-    """Say, once, if more threads were asked for than there are CPUs."""
+    """Warn, once, if more threads were asked for than there are CPUs."""
     asked, most = wish(), usable()
     if asked is not None and asked > most:
         by = f"NNX_THREADS={asked}" if _asked is None else f"set_threads({asked})"

@@ -1,4 +1,4 @@
-"""Stopwatches that know when a device is done: `with backend.timer() as timer: ...`, then `timer.seconds`."""
+"""Stopwatches that wait for the device: `with backend.timer() as timer: ...`, then `timer.seconds`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Timer:
-    """Times what happens in the `with` block by the host's clock, the work it asked of the backend included.
+    """Times a `with` block by the host's clock, including the device's work that the block started.
 
     Attributes:
-        seconds: how long it took, once the block is left.
+        seconds: how long it took; set when the block is left.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -28,7 +28,7 @@ class Timer:
 
 
 class EventTimer(Timer):
-    """Times by events in the GPU's own stream of work: what the host does meanwhile does not count."""
+    """Times a `with` block by events in the GPU's stream, so that the host's work does not count."""
 
     def __init__(self, backend: Any) -> None:
         super().__init__(backend)

@@ -1,4 +1,4 @@
-"""Callbacks at the end of an epoch, or of a mini-batch: stop early, save, log, change the learning rate."""
+"""Callbacks, which `fit` calls before and after epochs and steps: stop early, save, log, change the learning rate."""
 
 from nnx.callbacks.callback import Callback, Model
 from nnx.callbacks.early_stopping import EarlyStopping

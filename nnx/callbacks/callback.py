@@ -1,4 +1,4 @@
-"""Base of callbacks, and what they know of the model that is trained."""
+"""The base of callbacks, and the interface by which they know the model that is trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnx.settings import is_own
 
 
 class Model(Protocol):
-    """What a fit and its callbacks know of the model that is trained: see `Sequential`."""
+    """The part of a model's interface that a fit and its callbacks use: see `Sequential`."""
 
     _owner: Owner
     backend: Backend
@@ -29,10 +29,10 @@ class Model(Protocol):
 
     @property
     def optimizer(self) -> Any:
-        """What moves the parameters."""
+        """The optimizer."""
 
     def parameters(self) -> dict[str, Any]:
-        """Return every parameter by its layer's number and its name."""
+        """Return every parameter by its layer's index and its name."""
 
     def set_parameters(self, values: Any) -> None:
         """Copy values into all parameters."""
@@ -46,20 +46,20 @@ class Model(Protocol):
     def scores(
         self, x: Any, y: Any, batch_size: int | None, sample_weight: Any = None, *, comm: Communicator
     ) -> dict[str, float]:
-        """Return the same, worked out by several processes."""
+        """Return what `evaluate` returns, computed by several processes together."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file."""
 
 
 class Callback:
-    """The base of all callbacks. `epoch` counts from 0; `logs` holds the epoch's losses and metrics.
+    """The base of all callbacks. `epoch` is counted from 0; `logs` holds the epoch's losses and metrics.
 
-    Setting `model.stop_training = True` ends the fit after the epoch. What else a callback may do with the model:
-    `Sequential.fit`; what it is annotated with: `Model`.
+    Setting `model.stop_training = True` ends the fit after the epoch. `Sequential.fit` says what else a callback may do
+    with the model; `Model` is the type for annotations.
 
-    Where one defines `on_batch_begin` or `on_batch_end` each step is a call of its own, which costs small networks
-    most of what replaying many in one call saves; docs/extending.md has figures.
+    If a callback defines `on_batch_begin` or `on_batch_end`, each training step is a call of its own. For small
+    networks this costs most of what running many steps in one call saves; docs/extending.md has figures.
     """
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -68,22 +68,22 @@ class Callback:
             explain_init(cls)
 
     def on_fit_begin(self, model: Model) -> None:
-        """Do something before the first epoch."""
+        """Called before the first epoch."""
 
     def on_epoch_begin(self, model: Model, epoch: int) -> None:
-        """Do something before an epoch."""
+        """Called before each epoch."""
 
     def on_batch_begin(self, model: Model, batch: int) -> None:
-        """Do something before a training step. `batch` counts from 0 in each epoch."""
+        """Called before each training step. `batch` is counted from 0 in each epoch."""
 
     def on_batch_end(self, model: Model, batch: int, logs: Mapping[str, float]) -> None:
-        """Do something after a training step. `logs` holds the mini-batch's loss, and accuracy where there is one."""
+        """Called after each training step. `logs` holds the mini-batch's loss, and its accuracy if there is one."""
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
-        """Do something after an epoch."""
+        """Called after each epoch."""
 
     def on_fit_end(self, model: Model, history: History) -> None:
-        """Do something after the last epoch, also where the fit was interrupted."""
+        """Called after the last epoch, also if Ctrl-C ended the fit."""
 
 
 def copied_parameters(model: Model) -> dict[str, np.ndarray]:
@@ -92,6 +92,6 @@ def copied_parameters(model: Model) -> dict[str, np.ndarray]:
 
 
 def watches_batches(callback: Callback) -> bool:
-    """Tell whether a callback does something before or after each training step."""
+    """Return whether a callback defines a method that is called before or after each training step."""
     names = ("on_batch_begin", "on_batch_end")
     return any(name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name) for name in names)

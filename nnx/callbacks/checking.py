@@ -1,4 +1,4 @@
-"""Checks of a fit's callbacks, before it begins."""
+"""Checks of a fit's callbacks before the fit begins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nnx.settings import written
 
 
 def check_callbacks(callbacks: Any) -> None:
-    """Refuse what is no list of callbacks."""
+    """Refuse anything but a list of callbacks."""
     if not isinstance(callbacks, Sequence):
         raise InputTypeError(f"fit: callbacks={callbacks!r}; expected a list, such as [nnx.callbacks.EarlyStopping()]")
     for callback in callbacks:
@@ -32,7 +32,7 @@ def check_callbacks(callbacks: Any) -> None:
 
 
 def check_methods(callback: Callback) -> None:
-    """Refuse methods that no fit would call, and those that do not take what it gives them."""
+    """Refuse methods with names that no fit calls, and methods that do not take the arguments they would get."""
     who, known = type(callback).__name__, {name: method for name, method in vars(Callback).items() if name[:3] == "on_"}
     for name in [name for name in dir(callback) if name.startswith("on_") and written(callback, name)]:
         if name not in known:
@@ -46,7 +46,7 @@ def check_methods(callback: Callback) -> None:
         given = [one for one in signature(known[name]).parameters if one != "self"]
         try:
             signature(getattr(callback, name)).bind(*given)
-        except (TypeError, ValueError):  # a built-in function does not say what it takes
+        except (TypeError, ValueError):  # a built-in function has no signature
             if not isinstance(getattr(callback, name), BuiltinFunctionType):
                 raise InputTypeError(
                     f"fit: the callback {who} is called as {name}({', '.join(given)}), which it does not take; write "
@@ -55,12 +55,12 @@ def check_methods(callback: Callback) -> None:
 
 
 def check_monitors(callbacks: Iterable[Callback], measured: Sequence[str], owner: Owner) -> None:
-    """Refuse to watch what is not measured, two fits at once, and to write where nothing can be written."""
+    """Refuse monitors of unknown quantities or in use by another fit, and files that cannot be written."""
     for callback in callbacks:
         if isinstance(callback, Monitor):
             callback.check(measured)
             callback.expect_free(owner)
-        if isinstance(callback, ModelCheckpoint | CSVLogger) and current().leads:  # of several processes one writes
+        if isinstance(callback, ModelCheckpoint | CSVLogger) and current().leads:  # only rank 0 writes
             check_folder(callback.path)
             if isinstance(callback, CSVLogger):
                 callback.check_columns(measured)

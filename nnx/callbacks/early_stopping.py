@@ -1,4 +1,4 @@
-"""Early stopping."""
+"""Early stopping: end a fit when it no longer improves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class EarlyStopping(Monitor):
     """Stop when a quantity has not improved for some epochs.
 
     Args:
-        monitor: what to watch. patience: epochs without improvement after which to stop.
-        min_delta: what counts as an improvement. restore_best: end with the best epoch's parameters.
+        monitor: the quantity to watch. patience: the number of epochs without improvement after which to stop.
+        min_delta: a change counts as an improvement only if it is larger than this. restore_best: whether to end with
+            the parameters of the best epoch.
         mode: see `Monitor`.
     """
 

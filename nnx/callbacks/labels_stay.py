@@ -1,4 +1,4 @@
-"""Labels of a fit, which no callback may change."""
+"""A check that the labels given to a fit are not changed while it runs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from nnx.errors import InputError
 
 
 class LabelsStay(Callback):
-    """Ends a fit whose labels somebody changes: it goes by a copy of them, and would never take notice.
+    """End a fit with an error if its labels are changed: it trains on a copy of them, so a change has no effect.
 
     Args:
-        given: labels as `fit` was given them. taken: the copy, int64 [N].
+        given: the labels as given to `fit`. taken: the copy, int64 [N].
     """
 
     def __init__(self, given: np.ndarray, taken: np.ndarray) -> None:
         self._given, self._taken = given, taken
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
-        """Compare the two."""
+        """Raise InputError if the labels differ from the copy."""
         given = self._given.reshape(-1)
         changed = np.flatnonzero(given != self._taken)
         if changed.size:
@@ -33,7 +33,7 @@ class LabelsStay(Callback):
 
 
 def watched(callbacks: Iterable[Callback], given: object, taken: np.ndarray) -> list[Callback]:
-    """Return a fit's callbacks and, since they may change arrays, one that looks after its labels."""
+    """Return a fit's callbacks and, if there are any, since they may change arrays, a `LabelsStay`."""
     some = list(callbacks)
     if some and isinstance(given, np.ndarray) and taken.ndim == 1 and given.size == taken.size:
         some.append(LabelsStay(given, taken))

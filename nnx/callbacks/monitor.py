@@ -15,11 +15,11 @@ from nnx.owner import Owner
 
 
 class Monitor(Callback):
-    """Watches one quantity, and knows which epoch was best.
+    """Watches one quantity, and remembers the best epoch.
 
     Args:
         monitor: "loss", "accuracy", "val_loss", "val_accuracy", "val_f1", ...
-        mode: whether it is better when smaller, "min", or larger, "max"; "auto" knows it of nnx's own metrics.
+        mode: "min" if smaller values are better, "max" if larger ones are; "auto" works for nnx's own metrics.
     """
 
     def __init__(self, monitor: str, mode: str = "auto") -> None:
@@ -28,7 +28,7 @@ class Monitor(Callback):
         self.monitor, self.mode = monitor, checks.choice(mode, f"{type(self).__name__}: mode", ("auto", "min", "max"))
         self.best = math.inf
         self.best_epoch = -1
-        self._watched: Owner | None = None  # whose fit this watches
+        self._watched: Owner | None = None  # the owner of the model whose fit this watches
 
     def on_fit_begin(self, model: Model) -> None:
         """Forget earlier fits."""
@@ -36,11 +36,11 @@ class Monitor(Callback):
         self._watched = model._owner
 
     def on_fit_end(self, model: Model, history: History) -> None:
-        """Be free for another fit."""
+        """Become free for another fit."""
         self._watched = None
 
     def expect_free(self, owner: Owner) -> None:
-        """Refuse to watch two fits at once. A fit asks before it begins."""
+        """Raise InputError if a running fit already uses this callback. A fit calls it before it begins."""
         watched = self._watched
         if watched is not None and watched is not owner and watched.holder is not None:
             raise InputError(
@@ -49,7 +49,7 @@ class Monitor(Callback):
             )
 
     def check(self, measured: Iterable[str]) -> None:
-        """Refuse to watch what is not measured. A fit asks before it begins."""
+        """Raise InputError if the quantity is not measured, or its mode unknown. A fit calls it before it begins."""
         if self.monitor not in measured:
             raise InputError(
                 f"{type(self).__name__}: monitor={self.monitor!r} is not measured; expected one of "
@@ -62,11 +62,11 @@ class Monitor(Callback):
             )
 
     def improved(self, epoch: int, logs: Mapping[str, float], by: float = 0.0) -> bool:
-        """Tell whether this epoch is the best so far, by more than `by`; note it if so."""
+        """Return whether this epoch is the best so far, by more than `by`; if so, remember it."""
         self.check(logs)
         larger = larger_is_better(self.monitor) if self.mode == "auto" else self.mode == "max"
         value = -logs[self.monitor] if larger else logs[self.monitor]
-        if math.isnan(value) and not self.monitor.endswith("loss"):  # that of a loss has no harmless reason
+        if math.isnan(value) and not self.monitor.endswith("loss"):  # a loss that is nan is always a fault
             warn(
                 f"{type(self).__name__}: {self.monitor!r} is nan, which is no improvement (auc takes samples of "
                 "two classes to measure, r2 two samples)",

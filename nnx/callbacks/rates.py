@@ -15,23 +15,26 @@ class LearningRateSchedule(Callback):
 
     Args:
         schedule: a function from the epoch, counted from 0, to the learning rate; see `nnx.schedules`.
-        by: "epoch"; or "step": then it is given the number of updates that the optimizer has done, over all fits, and
-            a small network's steps take some microseconds more.
+        by: "epoch"; or "step": then the function gets the number of updates that the optimizer has done, over all
+            fits, and a small network's steps take some microseconds longer.
     """
 
     def __init__(self, schedule: Callable[[int], float], by: str = "epoch") -> None:
         if not callable(schedule):
             raise InputTypeError(f"LearningRateSchedule: schedule={schedule!r}: expected a function from epoch to rate")
+        fault = checks.call_fault(schedule, 0)
+        if fault is not None:
+            raise InputTypeError(f"LearningRateSchedule: {schedule!r:.60} cannot be called as schedule(epoch): {fault}")
         self.schedule, self.by = schedule, checks.choice(by, "LearningRateSchedule: by", ("epoch", "step"))
 
     def on_epoch_begin(self, model: Model, epoch: int) -> None:
-        """Set the epoch's rate."""
+        """Set the learning rate of the epoch."""
         if self.by == "epoch":
             model.optimizer.learning_rate = self.schedule(epoch)
 
 
 def rate_by_step(callbacks: Iterable[Callback]) -> Callable[[int], float] | None:
-    """Return the function that gives each step's rate, if there is one: the last one counts, as of epochs."""
+    """Return the schedule of the last callback that sets a rate for each step; None if there is none."""
     by_step = [one for one in callbacks if isinstance(one, LearningRateSchedule) and one.by == "step"]
     return by_step[-1].schedule if by_step else None
 
@@ -40,9 +43,10 @@ class ReduceOnPlateau(Monitor):
     """Lower the learning rate when a quantity has not improved for some epochs.
 
     Args:
-        monitor: what to watch. factor: what the rate is multiplied by, below 1. patience: epochs without improvement
-            after which that is done. min_delta: what counts as an improvement.
-        cooldown: epochs after a change that do not count as without improvement. minimum: no rate is lower.
+        monitor: the quantity to watch. factor: the rate is multiplied by this, which is below 1. patience: the number
+            of epochs without improvement after which that happens. min_delta: a change counts as an improvement only
+            if it is larger than this.
+        cooldown: the number of epochs after a change in which nothing is counted. minimum: the lowest rate.
         mode: see `Monitor`.
     """
 
@@ -56,7 +60,7 @@ class ReduceOnPlateau(Monitor):
         self.min_delta = checks.real(min_delta, "ReduceOnPlateau: min_delta")
         self.cooldown = checks.integer(cooldown, "ReduceOnPlateau: cooldown", low=0)
         self.minimum = checks.real(minimum, "ReduceOnPlateau: minimum")
-        self._since = 0  # the epoch after which those without improvement are counted
+        self._since = 0  # epochs without improvement are counted after this one
 
     def on_fit_begin(self, model: Model) -> None:
         """Forget earlier fits."""
@@ -64,7 +68,7 @@ class ReduceOnPlateau(Monitor):
         self._since = model.epochs_done - 1
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
-        """Note the best epoch, or lower the rate."""
+        """Remember the best epoch, or lower the rate."""
         if self.improved(epoch, logs, self.min_delta):
             self._since = max(self._since, epoch)
         elif epoch - self._since >= self.patience:

@@ -1,4 +1,4 @@
-"""Mean of the parameters over the steps."""
+"""Averaging of the parameters over the training steps."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from nnx.errors import InputError
 
 
 class WeightAverage(Callback):
-    """Train as ever, and end with the mean of the parameters over the steps (Polyak and Juditsky, 1992).
+    """Train as usual, and end with the mean of the parameters over the steps (Polyak and Juditsky, 1992).
 
-    In the mean each step has `decay` times the weight of the next one; it begins with the first step, so no start has
-    to be forgotten. Validation, and callbacks after an epoch, see the mean in the parameters' place, and what they save
-    is that; training goes on with the parameters as they are. A fit that ends by an error leaves these. What a callback
-    assigns to parameters after an epoch is therefore assigned to the mean; before one, to what is trained.
+    In the mean, each step has `decay` times the weight of the next one; it begins with the first step, not with zeros,
+    so it needs no correction. During validation, and in callbacks after an epoch, the parameters are the mean, so that
+    is what is saved there; training continues with the parameters that the optimizer moves. A fit that ends with an
+    error leaves the latter in the model. So a callback that assigns parameters after an epoch changes the mean; before
+    an epoch, it changes what is trained.
 
     Args:
-        decay: from 0 to 1; with 1 all steps count alike. start: epochs of the fit before the first one that counts.
+        decay: from 0 to 1; with 1 all steps count alike. start: the number of epochs to train before the mean begins.
     """
 
     def __init__(self, decay: float = 0.999, start: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Callbacks that write files: the model, and a line for each epoch."""
+"""Callbacks that write files: the model itself, and a CSV file with a line for each epoch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nnx.errors import InputError
 from nnx.files import as_path, naming, refuse_other_format
 from nnx.history import History
 
-FILLED_IN = re.compile(r"\{[A-Za-z_]\w*(?::[^{}]*)?\}")  # {epoch:02d}, as other libraries' callbacks take it
+FILLED_IN = re.compile(r"\{[A-Za-z_]\w*(?::[^{}]*)?\}")  # a placeholder like {epoch:02d}, as in other libraries
 
 
 class ModelCheckpoint(Monitor):
-    """Save the model after an epoch; a killed process loses at most what came after.
+    """Save the model after an epoch, so that a killed process loses only the epochs since then.
 
     Args:
         path: the file, in the format of `Sequential.save`.
-        monitor: with a name, save only when that quantity has improved; None: after every epoch.
-        every: save after every so many epochs, and at the end. mode: see `Monitor`.
+        monitor: a quantity: save only when it has improved; None: after every epoch.
+        every: save only after every so many epochs, and at the end. mode: see `Monitor`.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class ModelCheckpoint(Monitor):
         self._saved_epoch = -1
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
-        """Save, if it is time."""
+        """Save, if this epoch is one to save after."""
         due = self.improved(epoch, logs) if self.only_best else (epoch + 1) % self.every == 0
         if due:
             self._save(model)
 
     def on_fit_end(self, model: Model, history: History) -> None:
-        """Save the last epoch, where nothing but time decides; not the middle of an epoch."""
+        """Save after the last epoch, unless a monitor decides or the fit ended in the middle of an epoch."""
         super().on_fit_end(model, history)
         if not self.only_best and history.complete and self._saved_epoch != model.epochs_done:
             self._save(model)
@@ -58,10 +58,10 @@ class ModelCheckpoint(Monitor):
 
 
 class CSVLogger(Callback):
-    """Write each epoch's values to a CSV file, a line at once, so that a killed process keeps all lines before.
+    """Write each epoch's values to a CSV file; every line is written at once, so a killed process loses none.
 
     Args:
-        path: the file. append: go on with a file that is there, instead of beginning anew.
+        path: the file. append: whether to continue an existing file instead of overwriting it.
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
@@ -69,7 +69,7 @@ class CSVLogger(Callback):
         self._begun = False
 
     def check_columns(self, measured: Sequence[str]) -> None:
-        """Refuse to go on with a file of other columns. A fit asks before it begins."""
+        """Raise InputError if the file to continue has other columns. A fit calls it before it begins."""
         if not (self.append and self.path.is_file()):
             return
         import csv
@@ -83,14 +83,14 @@ class CSVLogger(Callback):
             )
 
     def on_fit_begin(self, model: Model) -> None:
-        """Begin the file, so that one that cannot be written fails before training does."""
-        if not current().leads:  # of several processes one writes
+        """Begin the file, so that one which cannot be written raises its error before training."""
+        if not current().leads:  # only one of several processes writes
             return
         self._begun = self.append and self.path.exists() and self.path.stat().st_size > 0
         with naming(self.path), self.path.open("ab+" if self._begun else "wb") as file:
             if self._begun:
                 file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":  # an earlier process was killed, or its disk was full, within a line
+                if file.read() != b"\n":  # an earlier process was killed, or the disk was full, within a line
                     file.write(b"\r\n")
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 """The command line: `nnx doctor`, `nnx data`, `nnx train`, `nnx predict`.
 
 Exit codes: 0 done, 1 the work failed, 2 the command line or the data are wrong. Messages go to stderr; a traceback is
-shown with --debug alone.
+shown only with --debug.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        argv: what stands after `nnx`. `--debug` counts anywhere. None takes it from the process, which ends with this
-            command: while it does, Ctrl-C ends it at once.
+        argv: the arguments after `nnx`; `--debug` may be anywhere. None: those of the process, which ends with this
+            command, so that Ctrl-C at its end kills it at once.
     """
     try:
         return _run(argv)
@@ -41,33 +41,33 @@ def _run(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != "--debug"]
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")  # so that no name with unusual characters raises an error
     try:
         with _sigterm_as_ctrl_c(), warnings_as_notes("--debug" in given):
             return finish(_command(arguments)(arguments))
     except BaseException as error:
         try:
             return report(error, debug="--debug" in given)
-        except KeyboardInterrupt:  # a second one, while the message of the first is written
+        except KeyboardInterrupt:  # a second one, while the message about the first is written
             return FAILED
 
 
 def _leave_ctrl_c_to_the_system() -> None:
-    """Have Ctrl-C end the process without a word: raised while Python clears up, it prints a traceback."""
+    """Make Ctrl-C kill the process silently: as an exception, while Python shuts down, it would print a traceback."""
     here = threading.current_thread() is threading.main_thread()
     if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _take_closed_numbers() -> None:
-    """Have the numbers of stdin, stdout and stderr taken: a file of ours would get them, and whatever C code prints."""
+    """Open file descriptors 0 to 2 if they are closed: else a file of ours gets one, and with it what C code prints."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
 
 
 def _command(arguments: list[str]) -> Callable[[list[str]], int]:
-    """Return what runs the command line; the doctor alone works without the extra."""
+    """Return the function that runs the command; only `doctor` works without the extra `train`."""
     try:
         from nnx.cli.app import run
     except ImportError as error:
@@ -84,12 +84,12 @@ def _command(arguments: list[str]) -> Callable[[list[str]], int]:
 
 @contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM end a training as cleanly as Ctrl-C does, unless it is ignored, or somebody else's."""
+    """Within the block SIGTERM ends training as cleanly as Ctrl-C, unless it is ignored or has a handler already."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, interrupt.ask)  # by itself, since SIGINT may be ignored where this is not
+    signal.signal(signal.SIGTERM, interrupt.ask)  # independent of SIGINT, which may be ignored when this is not
     try:
         yield
     finally:

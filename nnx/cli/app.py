@@ -1,4 +1,4 @@
-"""The application `nnx`: all commands, put together."""
+"""The application `nnx`, made of all commands."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from nnx.cli.warmup import warmup
 from nnx.distributed.launcher import found
 from nnx.errors import InputError
 
-INTERRUPTED = 130  # the code with which typer ends where Ctrl-C comes before a command begins
+INTERRUPTED = 130  # typer's exit code for Ctrl-C before a command begins
 TOGETHER = ("train", "doctor")  # what several processes do as one, or each may say of itself
-OF_COLUMNS = ("--label", "--drop", "--keep", "--categorical")  # their errors list the columns
+OF_COLUMNS = ("--label", "--drop", "--keep", "--categorical")  # options whose errors list the columns
 
 
 class _Bare(Exception):
-    """Carries an error past typer, which has ends of its own for Ctrl-C (code 130) and for broken pipes."""
+    """Carries an error past typer, which would handle Ctrl-C (code 130) and broken pipes in its own way."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -35,7 +35,7 @@ class _Bare(Exception):
 
 @contextmanager
 def _legibly() -> Iterator[None]:
-    """Make printable what typer says of a command line: it quotes arguments as they are."""
+    """Escape the arguments in typer's messages, which quotes them as they are."""
     try:
         yield
     except Exception as error:
@@ -46,7 +46,7 @@ def _legibly() -> Iterator[None]:
 
 class _Commands(TyperGroup):
     def make_context(self, *arguments: Any, **more: Any) -> Any:
-        """Look at what stands before the command."""
+        """Parse the options before the command."""
         with _legibly():
             return super().make_context(*arguments, **more)
 
@@ -105,7 +105,7 @@ def nnx(
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """Refuse what an unset variable of a script leaves: as a path it would mean the current folder."""
+    """Refuse empty arguments, as from an unset variable in a script: as a path it would mean the current folder."""
     for before, argument in pairwise(["", *arguments]):
         option, equals, value = argument.partition("=") if argument.startswith("-") else (before, "=", argument)
         if equals and not value and option not in OF_COLUMNS:
@@ -116,7 +116,7 @@ def _refuse_empty(arguments: list[str]) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; return its exit code, or raise what the command raised."""
+    """Run the command line; return its exit code, or raise the command's error."""
     _refuse_empty(arguments)
     try:
         app(arguments, prog_name="nnx", obj=arguments)

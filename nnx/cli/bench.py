@@ -26,9 +26,9 @@ from nnx.cli.errors import Failed, note, writing
 from nnx.errors import InputError
 from nnx.kernels.compiling import heard_by, once
 
-FILE = 140  # columns of a table that goes to a file
+FILE = 140  # columns of a table that is written to a file
 MINUTE = 60.0
-ENOUGH = 3  # workloads after which it can be told how long all take
+ENOUGH = 3  # workloads after which the remaining time can be estimated
 WHAT, HOW, OUTPUT = "What is measured", "How", "What comes out"
 
 
@@ -76,9 +76,9 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Measure the backends against each other, the book's own NumPy, and other libraries.
+    """Measure the backends against each other, the book's own NumPy code, and other libraries.
 
-    Each is first checked against float64 NumPy; a wrong result, or one that another backend computed, gets no figure.
+    Each result is first compared with NumPy's in float64; a wrong one, or one from another backend, gets no figure.
     """
     if compare is not None:
         raise typer.Exit(_compare(*compare))
@@ -112,7 +112,7 @@ def bench(
 def _run(
     players: Any, absent: Any, method: Any, workloads: Any, quick: bool, as_json: Path | None, html: Path | None
 ) -> None:
-    """Measure, showing each workload when its last pass is done; write what there is even when interrupted."""
+    """Measure, and show each workload when its last pass is done; results so far are written even after Ctrl-C."""
     from nnx.benchmark import quiet, table
     from nnx.benchmark.report import Report
     from nnx.benchmark.runner import Runner
@@ -154,13 +154,13 @@ def _run(
 
 
 def _tell_how_long(seconds: float) -> None:
-    """Say how long a quick run takes, where that is more than the minute that it promises."""
+    """Say how long a quick run will take, if that is more than the promised minute."""
     if seconds > MINUTE:
         note(f"this takes longer than a minute here: about {round(seconds / MINUTE, 1):g} minutes")
 
 
 def _only_what_a_profile_takes(backends: str | None, peers: str | None, html: Path | None) -> None:
-    """Refuse what a profile has no use for."""
+    """Refuse options that do not apply to a profile."""
     if backends not in (None, "numba"):
         raise InputError(f"--backends {backends!r}: --profile is of Numba's steps, which alone are compiled as a whole")
     if peers not in (None, "none"):
@@ -170,7 +170,7 @@ def _only_what_a_profile_takes(backends: str | None, peers: str | None, html: Pa
 
 
 def _profile(workloads: list[Any], method: Any, as_json: Path | None) -> None:
-    """Show what the phases of training steps take."""
+    """Show how long the phases of training steps take."""
     from nnx.backends.threads import set_threads
     from nnx.benchmark import machine, profile
     from nnx.benchmark.libraries import Refused
@@ -197,7 +197,7 @@ def _profile(workloads: list[Any], method: Any, as_json: Path | None) -> None:
 
 
 def _write(report: Any, as_json: Path | None, html: Path | None) -> None:
-    """Write what was asked for, whole or not at all."""
+    """Write the files that were asked for, each whole or not at all."""
     from nnx.benchmark import page
     from nnx.files import write_atomically
 
@@ -208,7 +208,7 @@ def _write(report: Any, as_json: Path | None, html: Path | None) -> None:
 
 
 def _compare(old: Path, new: Path) -> int:
-    """Print what changed; return 1 if anything became slower, or has no figure any more."""
+    """Print what changed between two reports; return 1 if anything became slower, or has lost its figure."""
     from nnx.benchmark import table
     from nnx.benchmark.compare import compare
     from nnx.benchmark.report import read
@@ -219,10 +219,10 @@ def _compare(old: Path, new: Path) -> int:
 
 
 def _console(needed: bool = True) -> Console:
-    """Return stdout: as wide as the terminal, and as wide as a table needs where it is none.
+    """Return a console on stdout, as wide as the terminal, or, if it is none, as wide as a table needs.
 
     Args:
-        needed: whether the work is for nothing where nobody reads it.
+        needed: whether to end with an error if stdout cannot be written; else the output is dropped.
     """
     console = Console(highlight=False, emoji=False, markup=False) if needed else best_effort(sys.stdout)
     if not console.is_terminal:
@@ -232,7 +232,7 @@ def _console(needed: bool = True) -> Console:
 
 @contextmanager
 def _status(console: Console) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what is being done."""
+    """Return a context whose function shows on a terminal what is being done."""
     if not console.is_terminal:
         console = best_effort(sys.stderr)
     with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
@@ -240,7 +240,7 @@ def _status(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 def _names(option: str, text: str | None) -> list[str] | None:
-    """Return the names in a list with commas, each once; None where none is given."""
+    """Return the names in a comma-separated list, without duplicates; None if none is given."""
     if text is None:
         return None
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
@@ -260,7 +260,7 @@ def _suites(text: str | None) -> list[str]:
 
 
 def _named(path: Path | None, suites: list[str], quick: bool) -> Path | None:
-    """Return where a report goes: in a folder, a file that is called after its suites and this machine's processor."""
+    """Return the path of a report; in a folder, the file is named after its suites and this machine's processor."""
     if path is None or not path.is_dir():
         return path
     from nnx.backends import processor
@@ -272,7 +272,7 @@ def _named(path: Path | None, suites: list[str], quick: bool) -> Path | None:
 
 
 def _threads(given: int | None) -> int:
-    """Return how many threads each player gets: as many as nnx itself would take."""
+    """Return how many threads each contestant gets: by default as many as nnx itself would use."""
     from nnx.backends.threads import get_threads
 
     return integer(given, "--threads") if given is not None else get_threads()

@@ -1,4 +1,4 @@
-"""Checkpoints of `nnx train`: a callback that keeps the history, and the file that a training can be resumed from."""
+"""Checkpoints of `nnx train`: a callback that keeps the history, and writes the file from which training can resume."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from nnx.errors import InputError
 from nnx.history import History
 
 KEY = "history"
-LONGEST = 1000  # epochs of history kept; with more, every second one is dropped, then every fourth, ...
+LONGEST = 1000  # epochs of history that are kept; of more, only every second is, then every fourth, ...
 LARGEST = float(np.finfo(np.float32).max)
-SECONDS = 1.0  # at least so long between two saves, and ten times as long as a save takes
+SECONDS = 1.0  # at least so long between two saves, and at least ten times as long as a save takes
 
 
 class Checkpointer(Callback):
-    """Keeps the history in the model's metadata, and the model in a file, as of the end of an epoch.
+    """Keeps the history in the model's metadata, and the model in a file, both in the state at the end of an epoch.
 
     Args:
-        path: the file, or None. steps_per_epoch: tells the end of an epoch from its middle, after Ctrl-C.
-        best: stops early, and knows which parameters are to be saved; None: all epochs are done, and the last count.
+        path: the file, or None. steps_per_epoch: shows, after Ctrl-C, whether an epoch is complete.
+        best: stops early, and knows which parameters to save; None: all epochs are done, and the last ones are saved.
 
     Attributes:
         saved_epoch: the epoch after which the file was written, or None.
@@ -40,12 +40,12 @@ class Checkpointer(Callback):
         self._due = time.monotonic() + SECONDS
 
     def on_fit_begin(self, model: Model) -> None:
-        """Go on from the last parameters, not the best ones."""
+        """Continue from the last parameters, not from the best ones."""
         if self.best is not None:
             self.best.on_fit_begin(model)
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
-        """Note the epoch's values, and save if it is time."""
+        """Keep the epoch's values, and save if it is time."""
         record(model.metadata, epoch + 1, logs)
         if self.best is not None:
             self.best.on_epoch_end(model, epoch, logs)
@@ -53,7 +53,7 @@ class Checkpointer(Callback):
             self._save(model, self.path)
 
     def on_fit_end(self, model: Model, history: History) -> None:
-        """Save the last epoch that is whole; end with the best parameters."""
+        """Save the last complete epoch; end with the best parameters."""
         whole = model.optimizer.iterations == model.epochs_done * self.steps_per_epoch
         if self.path is not None and whole and history.epochs and self.saved_epoch != model.epochs_done:
             self._save(model, self.path)
@@ -69,16 +69,16 @@ class Checkpointer(Callback):
 
 
 def record(metadata: dict[str, Any], epoch: int, logs: Mapping[str, float]) -> None:
-    """Append an epoch, counted from 1, to a history; thin it out where it grows long.
+    """Append an epoch, counted from 1, to a history, and thin the history out if it becomes long.
 
-    Which epochs are kept depends on their number alone, so that a resumed history equals an uninterrupted one.
+    Which epochs are kept depends only on their numbers, so that a resumed history equals an uninterrupted one.
     """
     history = metadata.setdefault(KEY, {"every": 1, "epoch": []})
     if epoch % history["every"]:
         return
     history["epoch"].append(epoch)
     for name, value in logs.items():
-        # JSON has no infinity; the test's loss may get there while that of the training does not.
+        # JSON has no infinity; the loss on the test part may become infinite while the training loss does not.
         history.setdefault(name, []).append(float(np.clip(np.nan_to_num(value, nan=LARGEST), -LARGEST, LARGEST)))
     if len(history["epoch"]) > LONGEST:
         history["every"] *= 2
@@ -88,10 +88,10 @@ def record(metadata: dict[str, Any], epoch: int, logs: Mapping[str, float]) -> N
 
 
 def curves(metadata: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Return the values kept, by name; "epoch" holds their epochs, counted from 1.
+    """Return the history that `record` keeps, by name; "epoch" holds the epochs, counted from 1.
 
     Raises:
-        InputError: they are not what `record` writes.
+        InputError: the metadata are not what `record` writes.
     """
     history = metadata.get(KEY, {"epoch": []})
     try:

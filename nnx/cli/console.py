@@ -1,4 +1,4 @@
-"""Console output of the commands: labelled lines, coloured and folded on a terminal, plain and unbroken elsewhere."""
+"""Console output of the commands: labelled lines, coloured and wrapped on a terminal, plain and unwrapped elsewhere."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from nnx.errors import BackendUnavailable
 from nnx.kernels.compiling import heard_by, once
 from nnx.output import Output
 
-LABEL = 9  # columns
+LABEL = 9  # columns of a label
 
 
 class Report:
-    """Writes to stdout; says nothing but the result when quiet, and also what was said today when verbose.
+    """Writes to stdout.
 
-    Where several processes train together, `silent` is one that leaves it to another: it says nothing at all.
+    Args:
+        quiet: whether to write only the result. verbose: whether to repeat what was said today already.
+        silent: whether to write nothing at all, as for all but one of several processes that train together.
     """
 
     def __init__(self, quiet: bool = False, verbose: bool = False, silent: bool = False) -> None:
@@ -32,11 +34,11 @@ class Report:
 
     @property
     def width(self) -> int:
-        """How many columns a line may have: those of the terminal, 80 where there is none."""
+        """The number of columns of a line: those of the terminal, or 80 if there is none."""
         return self.console.width if self.console.is_terminal else 80
 
     def line(self, label: str, *texts: str, always: bool = False) -> None:
-        """Write a label and what belongs to it: the first text, then the others under it, dimmed."""
+        """Write a label and beside it the first text; the others follow below it, dimmed."""
         if self.quiet and not always:
             return
         for number, text in enumerate(map(printable, texts)):
@@ -51,11 +53,11 @@ class Report:
                 self.console.print(f"{shown:<{LABEL}}  {text}".rstrip(), soft_wrap=True)
 
     def compiling(self) -> AbstractContextManager[None]:
-        """Say so, within the block, if kernels are compiled."""
+        """Return a context in which the report says so if kernels are compiled."""
         return nullcontext() if self.quiet else heard_by(once(lambda text: self.line("compiling", text)))
 
     def text(self, line: str) -> None:
-        """Write a line as it is."""
+        """Write a line unchanged."""
         self.console.print(Text(line), soft_wrap=True)
 
     def gap(self) -> None:
@@ -65,12 +67,12 @@ class Report:
 
 
 def best_effort(stream: Any) -> Console:
-    """Return a console on stdout or stderr for news of the work, which goes on where the news cannot be written."""
+    """Return a console on stdout or stderr for messages whose loss must not end the work."""
     return Console(file=cast(IO[str], Output(stream)), highlight=False, emoji=False, markup=False)
 
 
 def explain(resolution: Resolution, verbose: bool = True) -> tuple[str, ...]:
-    """Say which backend was taken and why, then why not each one before it: if nobody chose, once a day."""
+    """Return which backend is used and why, then why each one before it is not; if nobody chose, only once a day."""
     backend = resolution.backend
     threads = backend.threads()
     works = f"{threads} thread{'s' if threads != 1 else ''}" if threads else ""
@@ -87,7 +89,7 @@ def _skipped(missing: BackendUnavailable) -> str:
 
 
 def seconds(value: float) -> str:
-    """Write a duration."""
+    """Return a duration as text."""
     if value < 0.1:
         return f"{value * 1000:.0f} ms" if value >= 0.001 else f"{value * 1000:.2g} ms"
     if value < 60:

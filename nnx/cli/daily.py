@@ -1,4 +1,4 @@
-"""Daily notes, said once a day instead of in every run: a stamp beside the compiled kernels tells when they were."""
+"""Notes that are shown once a day instead of in every run: a stamp file beside the compiled kernels keeps the time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DAY = 86_400.0  # seconds
 
 
 def is_due(text: str) -> bool:
-    """Tell whether this text is to be said now: unless it was within a day. Where no stamp can be kept, always."""
+    """Return whether to show a text now: if it was not shown within a day, or if no stamp can be written."""
     try:
         from nnx.kernels.cpu.jit.cache import make, places, replace
-    except Exception:  # Numba is not there, or does not load, whatever it raises then: nothing is compiled, or kept
+    except Exception:  # without Numba, or if it fails to load, nothing is compiled, so there is no folder for the stamp
         return True
     folders, content = list(places()), hashlib.sha256(text.encode()).hexdigest().encode()
     if any(_is_fresh(folder / "said", content) for folder in folders):
@@ -31,7 +31,7 @@ def is_due(text: str) -> bool:
 
 
 def _is_fresh(stamp: Path, content: bytes) -> bool:
-    """Tell whether a stamp is that of this text, and of today; one of the future is not."""
+    """Return whether a stamp is of this text and less than a day old; one from the future is not fresh."""
     try:
         return read_file(stamp, "a stamp", len(content)) == content and 0 <= time.time() - stamp.stat().st_mtime < DAY
     except (OSError, FileFormatError):

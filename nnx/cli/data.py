@@ -1,4 +1,4 @@
-"""`nnx data`: what is understood of a table, before anything is trained on it."""
+"""`nnx data`: how a table is understood, before anything is trained on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nnx doctor`: the report of nnx/doctor.py, as a table."""
+"""`nnx doctor`: the report of nnx/doctor.py as a table."""
 
 from __future__ import annotations
 

@@ -20,16 +20,16 @@ from nnx.errors import BackendUnavailable, InputError, MissingExtra, NonFiniteEr
 from nnx.output import FULL, Output
 
 DONE, FAILED, WRONG = range(3)
-DEFERENCE = 0.5  # seconds in which rank 0 tells of an error that all processes have
+DEFERENCE = 0.5  # seconds that other ranks wait for rank 0 to report an error that all processes have
 
 
 class Failed(Exception):
-    """The work failed for a reason that needs no traceback; the message says which."""
+    """The work failed for a reason, given in the message, that needs no traceback."""
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within the block, a system error is the failure to write that file, and no fault of the command line."""
+    """Turn an OSError within the block into `Failed`: the file could not be written, the command line is not wrong."""
     try:
         yield
     except OSError as error:
@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Say what went wrong, and return the exit code."""
+    """Print what went wrong, and return the exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else (DONE if error.code is None else FAILED)
     if isinstance(error, BrokenPipeError):
@@ -58,7 +58,7 @@ def report(error: BaseException, debug: bool) -> int:
 
 
 def note(text: str) -> None:
-    """Write text to stderr, if there is one (`print` would take stdout for it), with nothing that steers a terminal."""
+    """Write text to stderr without control characters; if there is no stderr, nothing (`print` would use stdout)."""
     Output(sys.stderr).write(printable(text, keep="\n") + "\n")
 
 
@@ -77,9 +77,9 @@ def _note_of(message: Warning | str, *where: Any, **more: Any) -> None:
 
 
 def finish(code: int) -> int:
-    """Have everything written that stdout holds back; return the exit code.
+    """Flush stdout; return the exit code.
 
-    A reader that has gone has what it wanted. Text that is missing because a disk is full is a failure.
+    If the reader of stdout has closed it, that is no failure; if text is lost because a disk is full, it is.
     """
     lost = _empty_stdout()
     if lost is not None:
@@ -119,9 +119,9 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 
 def _system(error: OSError) -> str:
-    """Return the message of our own errors as it is, and of the system's without its number.
+    """Return the message of an OSError: nnx's own as it is, the system's without its error number.
 
-    Files are written within `writing`, so where a disk is full and no file is named, it is stdout's.
+    Files are written within `writing`, so if a disk is full and no file is named, it is stdout's.
     """
     if error.strerror is None:
         return str(error)
@@ -131,7 +131,7 @@ def _system(error: OSError) -> str:
 
 
 def leave_stdout() -> None:
-    """Nobody reads any more: what is still buffered goes nowhere, instead of failing once more at exit."""
+    """Discard buffered output, as nobody reads stdout any more: flushing at exit would fail again."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         number = sys.stdout.fileno()
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)

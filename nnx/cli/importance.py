@@ -1,7 +1,7 @@
-"""Permutation importance: how much worse a network is on the test part where one column's cells change places.
+"""Permutation importance: how much the error on the test part grows if the cells of one column are shuffled.
 
-It is measured by columns of the file, not by the features that they become: all of a column's features move together.
-Of two columns that say the same, each may look unimportant, since the other is left.
+It is measured for columns of the file, not for single features: all features of a column are shuffled together. If two
+columns hold the same information, each may look unimportant, since the other one remains.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from nnx.ensemble import Ensemble
 from nnx.sequential import Sequential
 
 REPEATS = 5
-ROWS, FEWEST = 2000, 50  # of the test part, at most; and, where there are more, at least
-MOST = 6  # columns that are told of
+ROWS, FEWEST = 2000, 50  # at most so many rows of the test part are used, and at least, if it has more
+MOST = 6  # columns that are reported
 LOG_LOSS = "log loss"
-NONE = "0.000"  # a rise of the log loss that is not told
-WORK = 2e10  # multiplications in all: about a second
+NONE = "0.000"  # a rise of the log loss that is not reported
+WORK = 2e10  # the most multiplications in total: about a second
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What columns are worth.
+    """The importance of columns.
 
     Attributes:
-        names: of the columns, the one that matters most first; none where there are too many to be measured soon.
-        rises: by how much the error grows, one for each. spreads: standard deviations between repeats.
-        error: what grows, in words.
+        names: of the columns, the most important first; empty if there are too many to measure in a short time.
+        rises: for each, by how much the error grows. spreads: the standard deviations between repeats.
+        error: the name of the error.
     """
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class Importance:
     error: str
 
     def words(self) -> tuple[str, ...]:
-        """Say which columns mattered most, and what the numbers are."""
+        """Return in words which columns matter most, and what the numbers mean."""
         if not self.names:
             return ("not measured: there are too many columns for it to be soon done",)
         first = list(zip(self.names, self.rises, strict=True))[:MOST]
@@ -55,7 +55,7 @@ class Importance:
 
 
 def importance(model: Sequential | Ensemble, problem: Problem, seed: int) -> Importance | None:
-    """Measure each column of a table; None where there is no table, or nothing to compare."""
+    """Measure the importance of each column of a table; None if there is no table, or nothing to compare."""
     if problem.told is None or len(columns := problem.told.preparation.used) < 2 or len(problem.x_test) < 2:
         return None
     error = LOG_LOSS if problem.metadata.task == "classification" else "root mean squared error"

@@ -1,4 +1,4 @@
-"""Training job of `nnx train`: data, network, training, test; and resuming where a file stopped."""
+"""The job of `nnx train`: data, network, training, test; or resuming the training of a network in a file."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from nnx.cli.several import alone, fit_all
 from nnx.cli.stopping import Best, best
 from nnx.errors import BackendFallbackWarning, InputError
 
-LATE = 0.9  # of all epochs: a best one after that had not been waited for long
-KEY = "training"  # in the metadata of a model to be saved: the recipe, and which data it is for
+LATE = 0.9  # if the best epoch comes after this share of all epochs, more epochs might give a better one
+KEY = "training"  # the key, in a saved model's metadata, of the recipe and the data that it is for
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training.
+    """One call of `nnx train`.
 
     Attributes:
-        source, backend, save, plot: as on the command line. given: those parts of the recipe that were given.
-        report: where to tell of it. line: the command line, to be repeated after Ctrl-C.
-        deterministic: whether the result must not depend on the number of processes; a file that is resumed knows.
-        seeds: how many networks, an ensemble where there are several. search: whether to look for a recipe first.
+        source, backend, save, plot: as on the command line. given: the parts of the recipe that were given.
+        report: the output. line: the command line, which is shown after Ctrl-C.
+        deterministic: whether the result must not depend on the number of processes; a resumed file has its own value.
+        seeds: the number of networks; several are an ensemble. search: whether to search for a recipe first.
     """
 
     source: Source
@@ -51,7 +51,7 @@ class Job:
     search: bool = False
 
     def run(self, resume: bool) -> None:
-        """Do it all."""
+        """Do all the work: load, build or resume, train, test, report."""
         kept = self._reopened() if resume else None
         problem = (replace(self.source, seed=kept[1].seed) if kept else self.source).load()
         if kept is not None:
@@ -74,7 +74,7 @@ class Job:
         self._conclude(model, problem, recipe, self.save if trained else None)
 
     def _built(self, problem: Problem, recipe: Recipe) -> nnx.Sequential:
-        """Return a network that is not trained yet, with what its file is to say besides."""
+        """Return an untrained network, with the metadata for its file."""
         with _no_fallback_warning():
             model = recipe.build(problem, self.backend)
         model.metadata[metadata.KEY] = problem.metadata.to_json()
@@ -84,16 +84,16 @@ class Job:
         return model
 
     def _note(self, model: nnx.Sequential, recipe: Recipe) -> None:
-        """Keep how a network is trained, for its file."""
+        """Put the recipe into a network's metadata, for its file."""
         if self.save is not None:
             model.metadata[KEY]["recipe"] = recipe.to_json()
             if self.deterministic:
                 model.metadata[KEY]["deterministic"] = True
 
-    # ---- going on ----------------------------------------------------------------------------------------------------
+    # ---- resuming ----------------------------------------------------------------------------------------------------
 
     def _reopened(self) -> tuple[nnx.Sequential, Recipe] | None:
-        """Return the network in the file and its recipe, with the epochs wanted now; None without a file."""
+        """Return the network in the file and its recipe, with the number of epochs now wanted; None without a file."""
         if self.save is None or not self.save.exists():
             self.report.line("resume", f"there is no {self.save} yet: starting anew")
             return None
@@ -135,7 +135,7 @@ class Job:
     # ---- training ----------------------------------------------------------------------------------------------------
 
     def _train(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> bool:
-        """Train for the epochs that are left; return whether there were any."""
+        """Train for the remaining epochs; return whether there were any."""
         left = recipe.epochs - model.epochs_done
         known = best(model) if recipe.patience else None
         if left <= 0:
@@ -184,7 +184,7 @@ class Job:
         return True
 
     def _train_several(self, first: nnx.Sequential, problem: Problem, recipe: Recipe) -> nnx.Ensemble:
-        """Train the first network and others, which differ by their seeds; keep them, and tell how they vary."""
+        """Train the first network and others with different seeds; save them, and report how much they vary."""
         models = [first]
         for seed in range(recipe.seed + 1, recipe.seed + self.seeds):
             other = replace(recipe, seed=seed)
@@ -273,7 +273,7 @@ class Job:
 
 
 class _no_fallback_warning(warnings.catch_warnings):
-    """The report says which backend was taken and why; the warning would say it twice."""
+    """Silences the warning about the backend, since the report says already which one is used and why."""
 
     def __enter__(self) -> Any:
         log = super().__enter__()

@@ -1,4 +1,4 @@
-"""Metadata of the data that a network was trained on: column and class names, scaling. A saved file carries them."""
+"""Metadata about the data that a network was trained on, saved in its file: names of columns and classes, scaling."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from nnx.errors import InputError
 from nnx.metrics import unit_for
 from nnx.sequential import Sequential
 
-KEY = "card"  # in files, since the first of them
+KEY = "card"  # the key in files, in all versions
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """How to read inputs and outputs.
+    """How to interpret a network's inputs and outputs.
 
     Attributes:
         task: "classification" or "regression".
-        columns: the inputs' names; empty where they have none, and are taken by position.
+        columns: the inputs' names; empty if they have none, and are found by position.
         classes: the classes' names, by output.
-        mean, std: of each input in training, [F] each; inputs are taken minus mean, over std. Empty: as they are.
-        target: mean and standard deviation of the numbers learned: what the network puts out is in these units.
+        mean, std: of each input in training, [F]; the network gets (input - mean) / std. Empty: inputs are not scaled.
+        target: mean and standard deviation of the targets; the network's output is (number - mean) / deviation.
         limits: the smallest and the largest input in training, before scaling.
-        preparation: how a table's columns become inputs; None where they are numbers already.
+        preparation: how a table's columns become inputs; None if they are numbers already.
     """
 
     task: str
@@ -44,7 +44,7 @@ class Metadata:
         """Return it with the scale of some training data: x [N, F], and y [N, 1] for regression."""
         target = _spread(y) if self.task == "regression" else ((0.0,), (1.0,))
         mean, std = _spread(x)
-        if self.preparation is not None:  # what is 0 or 1 stays that
+        if self.preparation is not None:  # features that are 0 or 1 are not scaled
             measured = self.preparation.measured
             mean = tuple(m if own else 0.0 for m, own in zip(mean, measured, strict=True))
             std = tuple(s if own else 1.0 for s, own in zip(std, measured, strict=True))
@@ -53,18 +53,18 @@ class Metadata:
     def of(
         self, mean: tuple[float, ...], std: tuple[float, ...], target: tuple[float, float], limits: tuple[float, float]
     ) -> Metadata:
-        """Return it with a scale that was measured elsewhere."""
+        """Return a copy with the given scale."""
         return replace(self, mean=mean, std=std, target=target, limits=limits)
 
     def scale(self, x: np.ndarray) -> np.ndarray:
-        """Return inputs [N, F] as the network takes them: centred in float64, before they are rounded."""
+        """Return inputs [N, F] scaled for the network; centred in float64, before they are rounded to float32."""
         if not self.mean:
             return x
-        with np.errstate(over="ignore"):  # from a file that others wrote; predict refuses what is not finite
+        with np.errstate(over="ignore"):  # a file may hold any scale; predict refuses results that are not finite
             return ((x.astype(np.float64) - self.mean) / self.std).astype(np.float32)
 
     def scale_target(self, y: np.ndarray) -> np.ndarray:
-        """Return the numbers to learn [N, 1] in the network's units; classes as they are."""
+        """Return targets [N, 1] in the network's units; classes as they are."""
         if self.task != "regression":
             return y
         return ((y.astype(np.float64) - self.target[0]) / self.target[1]).astype(np.float32)
@@ -78,21 +78,21 @@ class Metadata:
         return self.classes or tuple(map(str, range(outputs)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return it as JSON data."""
         prepared = None if self.preparation is None else self.preparation.to_json()
         return {**asdict(replace(self, preparation=None)), "preparation": prepared}
 
 
 def networks(model: Sequential | Ensemble) -> list[Sequential]:
-    """Return the networks that answer together, or the one that does alone."""
+    """Return the networks of an ensemble, or a single network as a list."""
     return list(model) if isinstance(model, Ensemble) else [model]
 
 
 def metadata_of(model: Sequential) -> Metadata:
-    """Return how to read a model's data; made up from the layers where it was not trained on the command line.
+    """Return a model's metadata; made up from its layers if it was not trained by the command line.
 
     Raises:
-        InputError: what the file says does not fit the network.
+        InputError: the metadata in the file do not fit the network.
     """
     if KEY not in model.metadata:
         last = type(model.layers[-1]).__name__
@@ -121,7 +121,7 @@ def _parse(given: dict[str, Any]) -> Metadata:
     if len(numbers["mean"]) != len(numbers["std"]):
         raise ValueError("there must be a mean for each std")
     centre, spread = numbers["target"]
-    limits, prepared = given["limits"], given.get("preparation")  # which files of earlier versions do not have
+    limits, prepared = given["limits"], given.get("preparation")  # missing in files of earlier versions
     return Metadata(
         choice(given["task"], "task", ("classification", "regression")),
         tuple(map(str, given["columns"])),
@@ -135,7 +135,7 @@ def _parse(given: dict[str, Any]) -> Metadata:
 
 
 def _spread(a: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each column; 1 where a column is the same everywhere."""
+    """Return mean and standard deviation of each column; the deviation of a constant column is given as 1."""
     units = np.array(list(map(unit_for, np.maximum(a.max(axis=0), -a.min(axis=0)).tolist())))
     a = a if (units == 1).all() else a / units
     mean, std = (of(a, axis=0, dtype=np.float64) * units for of in (np.mean, np.std))
@@ -143,6 +143,6 @@ def _spread(a: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def constant(mean: np.ndarray, std: np.ndarray, exact: bool) -> np.ndarray:
-    """Return standard deviations, 1 where what there is is what rounding leaves of a constant; `exact`: in float64."""
+    """Return standard deviations, but 1 where they are no more than rounding errors; `exact`: of float64 data."""
     least = (64 * np.finfo(np.float64).eps if exact else 1e-7) * np.abs(mean)
     return np.where(std > least, std, 1.0)

@@ -1,4 +1,4 @@
-"""Data sets of `nnx train` that stay on disk: folders of shards, .npy files, and large Parquet files of numbers."""
+"""Data sets of `nnx train` that are read while training: folders of shards, .npy files, and large Parquet files."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from nnx.datasets.target import MOST_CLASSES
 from nnx.distributed import current
 from nnx.errors import FileFormatError, InputError
 
-LARGE = 256 << 20  # bytes of a Parquet file that is not read as a whole
-APART = 20_000  # rows that are held out at most, and that stand for those learned from where all would be too many
-FEWEST = 5  # rows: a fifth is held out
-MOST = 10_000  # classes
+LARGE = 256 << 20  # from so many bytes on, a Parquet file is not read as a whole
+APART = 20_000  # the most rows that are held out, and that represent the training rows if all would be too many
+FEWEST = 5  # at least so many rows, since a fifth is held out
+MOST = 10_000  # the most classes
 
 
 def is_on_disk(path: Path) -> bool:
-    """Tell whether rows are read from there while a network trains."""
+    """Return whether the rows at a path are to be read while a network trains."""
     if path.is_dir() or path.suffix == ".npy":
         return True
     return path.suffix.lower() in PARQUET and path.is_file() and path.stat().st_size > LARGE
 
 
 def opened(path: Path, label: str | None) -> Source:
-    """Return the rows at a path. The labels of x.npy are those of y.npy beside it."""
+    """Return the rows at a path. The labels of x.npy are in y.npy beside it."""
     if path.suffix != ".npy" or not path.exists():
         return found(path, label, None, learning=True)
     beside = path.with_name(f"y{path.name[1:]}")
@@ -51,7 +51,7 @@ def opened(path: Path, label: str | None) -> Source:
 
 
 def asked(path: Path, columns: Sequence[str], width: int) -> Source:
-    """Return rows to predict from: of tables the columns of those names, if there are names."""
+    """Return rows to predict from; of tables, the columns with the given names, if there are any."""
     source = found(path, "" if columns else None, None, learning=False)
     tables = [shard for shard in source.shards if isinstance(shard, RowGroups)]
     if columns and tables:
@@ -64,7 +64,7 @@ def asked(path: Path, columns: Sequence[str], width: int) -> Source:
 
 
 class Scaled:
-    """A shard in a network's units, with classes by their numbers; see `Shard`."""
+    """A shard in a network's units, with class indices as labels; see `Shard`."""
 
     def __init__(self, shard: Shard, metadata: Metadata, values: np.ndarray) -> None:
         self._shard, self._metadata, self._values = shard, metadata, values
@@ -85,7 +85,7 @@ class Scaled:
 
 
 def scaled(source: Source, metadata: Metadata, values: np.ndarray) -> Source:
-    """Return rows in a network's units. Args: values: the labels that classes are, in order."""
+    """Return rows in a network's units; `values` are the labels of the classes, in order."""
     return Source([Scaled(shard, metadata, values) for shard in source.shards], source.given_window)
 
 
@@ -93,7 +93,8 @@ class Found(NamedTuple):
     """A data set in a network's units.
 
     Attributes:
-        title, metadata: see `Problem`. rows: those to learn from. some: of them. test: a fifth of all, at most APART.
+        title, metadata: see `Problem`. rows: the training rows. some: a sample of them. test: a fifth of all rows, at
+            most APART.
     """
 
     title: str
@@ -104,7 +105,7 @@ class Found(NamedTuple):
 
 
 def prepared(path: Path, label: str | None, task: str, seed: int) -> Found:
-    """Look at all rows, hold some out, and bring them into a network's units."""
+    """Read all rows once, hold some out, and return them in a network's units."""
     source = opened(path, label)
     if source.targets not in ((), (1,)):
         there = "no labels" if source.targets is None else f"labels of shape {source.targets} for each row"
@@ -126,13 +127,13 @@ def prepared(path: Path, label: str | None, task: str, seed: int) -> Found:
 
 
 def drawn(source: Source, seed: int) -> np.ndarray:
-    """Choose a fifth of the rows, or APART of them, in rising order."""
+    """Return the numbers of a random fifth of the rows, at most APART, in ascending order."""
     count = max(1, min(source.rows // 5, APART))
     return np.sort(np.random.default_rng(seed).choice(source.rows, count, replace=False))
 
 
 def _classes(source: Source, task: str) -> np.ndarray:
-    """Return all labels there are, in order; none where numbers are to be predicted. See `target.encode`."""
+    """Return all distinct labels, in order; none for regression. See `target.encode`."""
     values = np.empty(0)
     for piece in source.blocks(inputs=False):
         y = piece.arrays.y
@@ -151,11 +152,11 @@ def _classes(source: Source, task: str) -> np.ndarray:
 
 
 class Moments(NamedTuple):
-    """What is known of the columns of some rows, the label's last.
+    """Statistics of the columns of some rows; the label is the last column.
 
     Attributes:
-        rows: how many. mean, squares: of each column, its mean, and the sum of squares around that.
-        low, high: of all inputs. exact: whether they come in float64.
+        rows: how many there are. mean, squares: the mean of each column, and the sum of squares around it.
+        low, high: the smallest and the largest of all inputs. exact: whether they are float64.
     """
 
     rows: int
@@ -166,7 +167,7 @@ class Moments(NamedTuple):
     exact: bool
 
     def with_(self, other: Moments) -> Moments:
-        """Return that of both."""
+        """Return the statistics of both sets of rows together."""
         rows, way = self.rows + other.rows, other.mean - self.mean
         squares = self.squares + other.squares + way**2 * (self.rows * other.rows / max(rows, 1))
         mean = self.mean + way * (other.rows / max(rows, 1))
@@ -176,9 +177,10 @@ class Moments(NamedTuple):
 
 
 def _measured(source: Source, metadata: Metadata) -> Metadata:
-    """Return metadata with mean and spread of all columns; see `Metadata.fitted`.
+    """Return metadata with mean and standard deviation of all columns; see `Metadata.fitted`.
 
-    The blocks are divided into parts, whoever reads which, so all numbers are the same for any number of processes.
+    Blocks are combined in fixed parts, whichever process reads them, so the result is the same for any number of
+    processes.
     """
     comm = current()
     with comm.sharing():
@@ -191,7 +193,7 @@ def _measured(source: Source, metadata: Metadata) -> Metadata:
 
 
 def _moments(source: Source, part: int) -> Moments:
-    """Return what is known of the rows of a part of the blocks."""
+    """Return the statistics of the rows in one part of the blocks."""
     nothing = np.zeros(source.width + 1)
     found = Moments(0, nothing, nothing, np.inf, -np.inf, True)
     for piece in source.blocks(some=source.blocks_of(part, PARTS)):

@@ -14,11 +14,11 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 
 def check(option: str, path: Path | None, inputs: tuple[Path, ...] = (), needs: tuple[str, str] | None = None) -> None:
-    """Refuse a path that cannot be written, or that would overwrite what is read.
+    """Refuse a path that cannot be written, or that would overwrite an input.
 
     Args:
-        option: that names the path. path: None: was not given.
-        inputs: files that are read. needs: a package that writing needs, and the extra that brings it.
+        option: the option with the path. path: None if it was not given.
+        inputs: files that are read. needs: a package that writing needs, and the extra that installs it.
 
     Raises:
         InputError: the folder is missing, something other than a file is there, or writing is not allowed.
@@ -37,7 +37,7 @@ def check(option: str, path: Path | None, inputs: tuple[Path, ...] = (), needs: 
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: there is no folder {path.parent}; make it first")
     try:
-        # Asking for permission is not enough: a file system may be read-only. A file of its own is what writing needs.
+        # Checking permissions is not enough: a file system may be read-only. So a temporary file is made.
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise InputError(f"{option} {path}: cannot write to {path.parent}: {error.strerror or error}") from error
@@ -46,12 +46,12 @@ def check(option: str, path: Path | None, inputs: tuple[Path, ...] = (), needs: 
 
 
 def check_picture(option: str, path: Path | None) -> None:
-    """Refuse a picture's name from which the kind of picture cannot be told."""
+    """Refuse a name for a picture whose ending is not that of a picture format."""
     if path is not None and path.suffix.lower() not in PICTURES:
         raise InputError(f"{option} {path}: expected a name ending in {', '.join(PICTURES)}")
 
 
 def check_model(option: str, path: Path | None) -> None:
-    """Refuse the name of another format for a model, before anything is trained."""
+    """Refuse a name for a model with another format's ending, before training."""
     if path is not None:
         refuse_other_format(f"{option} {path}", path)

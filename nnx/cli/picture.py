@@ -1,4 +1,4 @@
-"""The picture that `nnx train --plot` draws: the curves, and the panel that suits the data."""
+"""The picture that `nnx train --plot` draws: the curves, and a panel that suits the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = {"spiral": "Spiral", "digits": "Handwritten digits", "mnist": "MNIST", "
 def draw(
     path: Path, model: Sequential | Ensemble, problem: Problem, result: Result, worth: Importance | None, subtitle: str
 ) -> None:
-    """Draw a training, the first one where there are several, its result and, where known, which columns mattered."""
+    """Draw the training curves (of an ensemble's first network), the result, and the columns' importance if known."""
     name = NAMES.get(problem.name, problem.name)
     title, subtitle = f"{name}: {result.headline}", subtitle.replace(" -> ", " \u2192 ")
     first = networks(model)[0]

@@ -1,4 +1,4 @@
-"""`nnx predict`: a saved network's answers for a table of inputs, as CSV."""
+"""`nnx predict`: a saved network's predictions for a table of inputs, as CSV."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nnx.files import write_atomically
 from nnx.kernels.compiling import heard_by, once
 from nnx.output import Output
 
-FAR = 1.0  # how far outside the range seen in training, in units of that range, inputs may be without a word
+FAR = 1.0  # inputs may lie outside the range of training by so many times that range without a warning
 FAR_COLUMN = (
     10.0  # in standard deviations, likewise: one row of a hundred at most is that far away, however distributed
 )
@@ -45,7 +45,7 @@ def predict(
     ] = None,
     backend: Annotated[str | None, typer.Option(help="As for nnx train.")] = None,
 ) -> None:
-    """Write a saved network's answer for each row of a file, as CSV."""
+    """Write a saved network's prediction for each row of a file, as CSV."""
     outputs.check("--output", output, (model, file))
     if output is None and sys.stdout is None:
         raise Failed("there is no stdout to write to; name a file: --output FILE")
@@ -61,7 +61,7 @@ def predict(
 def _answers(
     model: Path, file: Path, probabilities: bool, header: bool | None, backend: str | None
 ) -> Iterator[list[str]]:
-    """Return the rows of the answer, its header first, and say on stderr what is to be said of it."""
+    """Return the rows of the output, the header first, and print warnings to stderr."""
     network = nnx.load(model, backend=backend)
     try:
         metadata = metadata_of(networks(network)[0])
@@ -93,7 +93,7 @@ def _width(network: nnx.Sequential | nnx.Ensemble, model: Path) -> int:
 
 
 def _rounded(x: np.ndarray, file: Path) -> np.ndarray:
-    """Return inputs as a network takes them."""
+    """Return inputs in the network's type; refuse numbers that are too large for it."""
     with np.errstate(over="ignore"):
         rounded = x.astype(np.float32)
     if not np.isfinite(rounded).all():
@@ -102,7 +102,7 @@ def _rounded(x: np.ndarray, file: Path) -> np.ndarray:
 
 
 def _warn(metadata: Metadata, x: np.ndarray, file: Path) -> None:
-    """Say so where inputs are clearly in other units than in training: 0 to 255 instead of 0 to 1, say."""
+    """Warn if inputs are clearly in other units than in training, such as 0 to 255 instead of 0 to 1."""
     if metadata.limits is None:
         for column in _far_columns(metadata, x):
             name = repr(metadata.columns[column]) if metadata.columns else column + 1
@@ -122,7 +122,7 @@ def _warn(metadata: Metadata, x: np.ndarray, file: Path) -> None:
 
 
 def _far_columns(metadata: Metadata, x: np.ndarray) -> list[int]:
-    """Return the columns of numbers of which half lies where training saw next to nothing."""
+    """Return the columns of numbers half of whose values lie where training had almost none."""
     if not metadata.mean:
         return []
     with np.errstate(over="ignore"):
@@ -134,7 +134,7 @@ def _far_columns(metadata: Metadata, x: np.ndarray) -> list[int]:
 def _classes(
     network: nnx.Sequential | nnx.Ensemble, metadata: Metadata, answers: np.ndarray, probabilities: bool
 ) -> Iterator[list[str]]:
-    """Yield a header, then the likeliest class of each row and its probability."""
+    """Yield a header, then for each row the most probable class and its probability, or all probabilities."""
     if (
         isinstance(network, nnx.Sequential) and type(network.layers[-1]).__name__ != "Softmax"
     ):  # logits, of a network trained with the fused loss
@@ -152,16 +152,16 @@ def _numbers(metadata: Metadata, answers: np.ndarray) -> Iterator[list[str]]:
     yield ["prediction"] if width == 1 else [f"prediction {i}" for i in range(1, width + 1)]
     if metadata.target == (0.0, 1.0):
         for row in answers:
-            yield [str(value) for value in row]  # the shortest text that is this float32
+            yield [str(value) for value in row]  # the shortest text that gives this float32
         return
-    with np.errstate(over="ignore"):  # what is too large is written as inf
+    with np.errstate(over="ignore"):  # numbers that are too large are written as inf
         numbers = metadata.unscale_target(answers)
     for row in numbers.tolist():
         yield [_written(value, metadata.target[1]) for value in row]
 
 
 def _written(value: float, spread: float) -> str:
-    """Return a number with the digits that the network is good for: its own have seven, in units of the spread."""
+    """Return a number with as many digits as a float32 network can give: seven, relative to the spread."""
     if not np.isfinite(value) or not 1e-12 < spread < 1e12:
         return f"{value:.9g}"
     text = f"{value:.{max(0, 6 - int(np.floor(np.log10(spread))))}f}"
@@ -169,10 +169,10 @@ def _written(value: float, spread: float) -> str:
 
 
 def _lines(rows: Iterator[list[str]]) -> Iterator[str]:
-    """Yield CSV, some rows at a time."""
+    """Yield lines of CSV, several rows at a time."""
     text = io.StringIO()
     writer, quoting = (csv.writer(text, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-    for row in rows:  # a class may hold a carriage return, which older versions of Python do not quote
+    for row in rows:  # the name of a class may hold a carriage return, which older versions of Python do not quote
         (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
         if text.tell() > 1 << 16:
             yield text.getvalue()
@@ -182,14 +182,14 @@ def _lines(rows: Iterator[list[str]]) -> Iterator[str]:
 
 
 def _print(rows: Iterator[list[str]]) -> None:
-    """Write to stdout as UTF-8 with plain line ends, whatever the terminal's habits, until nobody reads any more.
+    """Write to stdout as UTF-8 with Unix line ends, whatever the terminal's settings; stop if the reader closes it.
 
-    What steers a terminal goes into files alone.
+    On a terminal, control characters are escaped.
     """
     out, shown = getattr(sys.stdout, "buffer", None), Output(sys.stdout).isatty()
     parts = (printable(part, keep="\n") if shown else part for part in _lines(rows))
     try:
-        if out is None:  # not a stream of bytes but an object of somebody's
+        if out is None:  # stdout was replaced by an object without a stream of bytes
             for part in parts:
                 sys.stdout.write(part)
             return
@@ -202,4 +202,4 @@ def _print(rows: Iterator[list[str]]) -> None:
 
 
 def _bytes(part: str) -> bytes:
-    return part.encode(errors="backslashreplace")  # a damaged class name is no reason to fail
+    return part.encode(errors="backslashreplace")  # so that a damaged name of a class raises no error

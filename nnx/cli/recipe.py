@@ -1,4 +1,4 @@
-"""Training recipe (hyperparameters): from the command line, else from the file that is resumed, else by default."""
+"""The training recipe (hyperparameters): from the command line, else from a resumed file, else by default."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, float], float]] = {  # cl
     "amsgrad": (AMSGrad, {}, 0.001),
     "lion": (Lion, {}, 0.0003),
 }
-ENDS = ("epochs", "patience")  # which decide when a training ends, and nothing else
+ENDS = ("epochs", "patience")  # the parts that only decide when training ends
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything but the data that decides which numbers come out.
+    """Everything except the data that determines the result of training.
 
     Attributes:
-        layers: neurons of each hidden layer. activation: of the hidden layers. dropout: after each, the share dropped.
+        layers: neurons of each hidden layer. activation: of the hidden layers. dropout: the share dropped after each.
         l2: strength of the penalty on all weights.
-        optimizer: a key of OPTIMIZERS. lr: learning rate. decay: by how much it falls with each step.
-        clip_norm: the longest that all gradients together may be; 0: no limit.
-        batch_size: rows a step; 0: all of them. seed: of weights, order, dropout masks and held-out rows.
-        epochs: how many in all, at most.
-        patience: how many of them may bring no better loss on the validation part before the training ends; 0: there is
-            no such part. A file may be resumed with more epochs and patience, and with nothing else changed.
+        optimizer: a key of OPTIMIZERS. lr: the learning rate. decay: see `Optimizer`.
+        clip_norm: the largest norm of all gradients together; 0: no limit.
+        batch_size: rows of a step; 0: all of them. seed: of weights, order, dropout masks and held-out rows.
+        epochs: the largest number of epochs.
+        patience: training ends after so many epochs without a better loss on the validation part; 0: there is no such
+            part. A file may be resumed with more epochs and patience, but with no other change.
     """
 
     layers: tuple[int, ...]
@@ -56,7 +56,7 @@ class Recipe:
     clip_norm: float = 0.0
 
     def build(self, problem: Problem, backend: Any) -> Sequential:
-        """Return a network for a data set, with everything drawn from the seed."""
+        """Return a compiled network for a data set, with the recipe's seed."""
         layers: list[Any] = []
         width, init = problem.x.shape[1], BY_NAME[self.activation].init
         for neurons in self.layers:
@@ -91,7 +91,7 @@ class Recipe:
         return f"{often} epochs of {each}; {self.optimizer}, learning rate {self.lr:g}, seed {self.seed}"
 
     def ending(self) -> str:
-        """Return in words which epoch counts; "" where it is the last."""
+        """Return in words which epoch's parameters are kept; "" if they are the last one's."""
         if not self.patience:
             return ""
         kept = "the epoch with the lowest loss on the rows apart is kept"
@@ -103,7 +103,7 @@ class Recipe:
         return min(self.batch_size or problem.rows, problem.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON holds it, and as `read` takes it."""
+        """Return the recipe as JSON data, which `read` takes."""
         return {**asdict(self), "layers": list(self.layers)}
 
 
@@ -113,19 +113,19 @@ DEFAULTS = {
     "mnist": Recipe((128, 128), decay=5e-5, batch_size=128),
     "fashion-mnist": Recipe((128, 128), decay=5e-5, batch_size=128),
 }
-TABLE = Recipe((64,), lr=0.003, decay=1e-4)  # and what goes by the number of rows: see _for_table
-FEW, MANY = 50, 4000  # rows to learn from: below the first, a fifth of them tells nothing of when to stop
+TABLE = Recipe((64,), lr=0.003, decay=1e-4)  # the rest depends on the number of rows: see _for_table
+FEW, MANY = 50, 4000  # training rows; a fifth of fewer than FEW is too small to decide when to stop
 
 
 def check_given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those parts of a recipe that were given, which are not None, after checking them."""
+    """Return the parts of a recipe that were given, those that are not None, after checking them."""
     given = {key: value for key, value in options.items() if value is not None}
     checked(replace(Recipe(()), **given))
     return given
 
 
 def choose(problem: Problem, given: Mapping[str, Any]) -> Recipe:
-    """Return the recipe for a data set, with what was given in place of its defaults."""
+    """Return the recipe for a data set: its defaults, replaced by what was given."""
     chosen = dict(given)
     recipe = DEFAULTS.get(problem.name) or _for_table(problem.rows)
     if recipe.patience:
@@ -136,20 +136,20 @@ def choose(problem: Problem, given: Mapping[str, Any]) -> Recipe:
 
 
 def continued(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a file that is resumed, with what was given."""
+    """Return the recipe of a resumed file, with the parts that were given replaced."""
     ends = {key: value for key, value in given.items() if key in ENDS}
     return replace(recipe, **(_all_epochs(ends) if recipe.patience else ends))
 
 
 def _all_epochs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was given, so that epochs that were asked for are all done: the best still counts."""
+    """Return what was given, with so much patience that all epochs asked for are done; the best is still kept."""
     return {**({"patience": given["epochs"]} if "epochs" in given else {}), **given}
 
 
 def _for_table(rows: int) -> Recipe:
-    """Return a recipe for so many rows to learn from: the fewer there are, the more it must be held back.
+    """Return a recipe for so many training rows: the fewer there are, the stronger the regularization.
 
-    Chosen on samples and tables other than those of bench/results/tables.md.
+    It was chosen on samples and tables other than those of bench/results/tables.md.
     """
     small = rows < MANY
     return replace(
@@ -164,13 +164,13 @@ def _for_table(rows: int) -> Recipe:
 
 
 def read(saved: Any) -> Recipe:
-    """Return the recipe in what a file holds.
+    """Return the recipe in a file's metadata.
 
     Raises:
-        InputError: there is none, or one that cannot be used.
+        InputError: there is none, or it cannot be used.
     """
     try:
-        known = {"patience": 0, "clip_norm": 0.0, **saved["recipe"]}  # which earlier versions did not have
+        known = {"patience": 0, "clip_norm": 0.0, **saved["recipe"]}  # earlier versions lacked these two
         known = {field.name: known[field.name] for field in fields(Recipe)}
         return checked(replace(Recipe(**known), layers=tuple(known["layers"])))
     except (TypeError, KeyError, ValueError) as error:
@@ -179,7 +179,7 @@ def read(saved: Any) -> Recipe:
 
 
 def changes(old: Recipe, given: Mapping[str, Any]) -> list[str]:
-    """Return what was given and differs from an old recipe, in words; epochs may, and patience where there was some."""
+    """Return in words the given parts that must not differ from the old recipe but do; epochs and patience may."""
     return [
         f"{_option(key)} is {words(getattr(old, key))} there, {words(value)} here"
         for key, value in given.items()
@@ -207,13 +207,13 @@ def checked(recipe: Recipe) -> Recipe:
 
 
 def check_seeds(seeds: int, first: int) -> None:
-    """Check how many networks are wanted, with the seeds from the first on."""
+    """Check the number of networks, whose seeds begin with the first one."""
     if first + checks.integer(seeds, "--seeds") > 2**32:
         raise InputError(f"--seeds={seeds} from --seed={first} on: expected the last one to be at most {2**32 - 1}")
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """Return the widths in "64,32"; none for "none": outputs right after inputs."""
+    """Return the widths in "64,32"; none for "none", a network without hidden layers."""
     if text.strip().lower() == "none":
         return ()
     try:
@@ -230,5 +230,5 @@ def _option(key: str) -> str:
 
 
 def words(value: Any) -> str:
-    """Return a part of a recipe as the command line has it."""
+    """Return a part of a recipe as it is written on the command line."""
     return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)

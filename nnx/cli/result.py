@@ -1,4 +1,4 @@
-"""Evaluation of a network, made once, for the report and the picture."""
+"""Evaluation of a network on its data set, done once for report and picture."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from nnx.cli.sets import Problem
 from nnx.ensemble import Ensemble
 from nnx.sequential import Sequential
 
-FEW = 6  # classes whose confusion is written out
-WIDEST = 12  # characters of a class's name in it
+FEW = 6  # the confusion matrix is shown for up to so many classes
+WIDEST = 12  # characters of a class's name in the confusion matrix
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a network does on a data set.
+    """The results of a network on a data set.
 
     Attributes:
-        test: scores in words; then more of them, for further lines. train: on the samples it learned from.
-        headline: the score that matters.
+        test: texts with the scores on the test part, one for each line. train: the same for the training part.
+        headline: the most important score.
         outputs: for the test samples, probabilities [N, C], or numbers [N, 1] in the units of the data.
-        wanted: classes [N], or numbers [N, 1] in the units of the data.
-        mistakes: lines that say what each class was taken for, where there are few classes.
+        wanted: their classes [N], or numbers [N, 1] in the units of the data.
+        mistakes: the lines of the confusion matrix, if there are few classes.
     """
 
     test: tuple[str, ...]
@@ -37,7 +37,7 @@ class Result:
 
     @classmethod
     def of(cls, model: Sequential | Ensemble, problem: Problem) -> Result:
-        """Measure a network on both parts of a data set."""
+        """Evaluate a network on both parts of a data set."""
         make = cls._classes if problem.metadata.task == "classification" else cls._numbers
         return make(problem, model.predict(problem.x_test), model.predict(problem.x))
 
@@ -46,7 +46,7 @@ class Result:
         names, wanted = problem.metadata.class_names(problem.outputs), problem.y_test
         table = metrics.confusion(wanted, outputs)
         right, total = int(np.trace(table)), len(wanted)
-        # What one would say without looking.
+        # The baseline: always predicting the most frequent class.
         common = int(np.bincount(problem.targets, minlength=problem.outputs).argmax())
         always = f"always {names[common]}: {np.mean(wanted == common):.4f}"
         test = f"{_classification(outputs, wanted)} ({right:,} of {total:,} right; {always})"
@@ -64,14 +64,14 @@ class Result:
         unscaled = problem.metadata.unscale_target
         outputs, wanted, learned, goal = map(unscaled, (outputs, problem.y_test, learned, problem.y))
         test, train = _regression(outputs, wanted), _regression(learned, goal)
-        mean = np.full_like(wanted, unscaled(problem.targets).mean())  # what one would say without looking
+        mean = np.full_like(wanted, unscaled(problem.targets).mean())  # the baseline: always predicting the mean
         more = f"mean absolute error {amount(metrics.mae(wanted, outputs))}"
         words = f"{test} (always the mean: {amount(metrics.rmse(wanted, mean))})"
         return cls((words, more), train, test, outputs, wanted)
 
 
 def score(problem: Problem, outputs: np.ndarray) -> tuple[str, float]:
-    """Return what outputs on the test part are worth, in a number, and its name."""
+    """Return the name and the value of the score of outputs on the test part."""
     if problem.metadata.task == "classification":
         return "accuracy", float(np.mean(outputs.argmax(axis=1) == problem.y_test))
     unscaled = problem.metadata.unscale_target
@@ -84,12 +84,12 @@ def _classification(probabilities: np.ndarray, wanted: np.ndarray) -> str:
 
 
 def _regression(outputs: np.ndarray, wanted: np.ndarray) -> str:
-    share = f"R2 {metrics.r2(wanted, outputs):.4f}, " if np.ptp(wanted) else ""  # of what varies
+    share = f"R2 {metrics.r2(wanted, outputs):.4f}, " if np.ptp(wanted) else ""  # not of targets that are all equal
     return f"{share}root mean squared error {amount(metrics.rmse(wanted, outputs))}"
 
 
 def _written(table: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the lines of a confusion table: a row for each true class."""
+    """Return the lines of a confusion matrix: a row for each true class."""
     shown = [printable(name) for name in names]
     short = [name if len(name) <= WIDEST else f"{name[: WIDEST - 1]}…" for name in shown]
     rows = [
@@ -104,7 +104,7 @@ def _written(table: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def amount(value: float) -> str:
-    """Write an amount with four digits or more, and without an exponent where people would not use one."""
+    """Return an amount with at least four digits, and without an exponent unless it is very large or small."""
     if not 1e-4 <= value < 1e15:
         return f"{value:.4g}"
     return f"{value:,.{max(0, 3 - int(np.floor(np.log10(value))))}f}"

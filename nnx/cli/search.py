@@ -1,4 +1,4 @@
-"""Search for hyperparameters, `nnx train --search`: a small grid around the usual recipe, all of it trained at once."""
+"""Hyperparameter search, `nnx train --search`: a small grid around the usual recipe, all trained at once."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ TRIED = (
     "the usual hidden layers, twice as wide, and with one layer more; the usual learning rate, a third and three times "
     "of it; the usual penalty on weights, and ten times of it."
 )
-LEAST = 1e-4  # ten times no penalty
+LEAST = 1e-4  # the penalty that is tried as ten times a penalty of 0
 
 
 def check_search(given: Mapping[str, Any]) -> None:
-    """Refuse to search where nothing is left to try."""
+    """Refuse to search if everything that would be varied was given."""
     if all(name in given for name in VARIED):
         raise InputError("--search: --layers, --lr and --l2 were all given, so nothing is left to try; leave one out")
 
 
 def candidates(recipe: Recipe, given: Mapping[str, Any]) -> Iterator[Recipe]:
-    """Yield what is tried, the usual recipe first."""
+    """Yield the recipes to try, the usual one first."""
     usual = recipe.layers or (64,)
     choices: dict[str, tuple[Any, ...]] = {
         "layers": (recipe.layers, tuple(2 * width for width in usual), (*usual, usual[-1])),
@@ -45,10 +45,10 @@ def candidates(recipe: Recipe, given: Mapping[str, Any]) -> Iterator[Recipe]:
 def searched(
     problem: Problem, recipe: Recipe, given: Mapping[str, Any], backend: str | None, report: Report, deterministic: bool
 ) -> Recipe:
-    """Train all candidates, show what each came to, and return the one with the best loss on rows set apart.
+    """Train all candidates, show their losses, and return the one with the best loss on the validation part.
 
     Raises:
-        NonFiniteError: the loss of all of them became nan or infinite. Besides: what training raises.
+        NonFiniteError: the loss of all of them became nan or infinite. Others: as by training.
     """
     recipes = list(candidates(recipe, given))
     part = problem.with_validation(recipe.seed)
@@ -64,13 +64,13 @@ def searched(
             raise
     report.gap()
     losses = [_loss(each, history) for each, history in zip(recipes, histories, strict=True)]
-    order = sorted(range(len(recipes)), key=lambda number: losses[number])  # of equal ones the first
+    order = sorted(range(len(recipes)), key=lambda number: losses[number])  # stable: the first of equal ones wins
     report.line("tried", *_table([recipes[i] for i in order], [losses[i] for i in order]))
     return recipes[order[0]]
 
 
 def _loss(recipe: Recipe, history: Any) -> float:
-    """Return the loss on the rows set apart: that of the epoch which counts, inf where training failed."""
+    """Return the loss on the validation part in the epoch whose parameters are kept; inf if training failed."""
     if history is None:
         return np.inf
     found = history["val_loss"]
@@ -78,7 +78,7 @@ def _loss(recipe: Recipe, history: Any) -> float:
 
 
 def _table(recipes: list[Recipe], losses: list[float]) -> list[str]:
-    """Return the lines of a table, the best first."""
+    """Return the lines of a table of the recipes, the best first."""
     cells = [
         ("layers", "learning rate", "l2", "validation loss"),
         *(

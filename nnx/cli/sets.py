@@ -1,4 +1,4 @@
-"""Data sets of `nnx train`, all in one form: ready to train on, with a part held out for the test."""
+"""Data sets of `nnx train`, all in the same form: ready to train on, with a part held out for the test."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Problem:
     """A data set.
 
     Attributes:
-        name: as on the command line; a file's without its folder.
-        title: in words.
+        name: as on the command line; of a file, without its folder.
+        title: the data set in words.
         x, y, x_test, y_test: [N, F] float32 in the network's units, and classes [N] or numbers [N, 1].
-        validation: likewise, of the training part; chooses the epoch that counts. None: is learned from too.
-        metadata: how to read them.
-        picture: height and width where each sample is a picture.
-        told: what was understood of a table.
-        source: the rows to learn from where they stay on disk; x and y are then some of them.
+        validation: (x, y) of rows set apart from the training part, to find the best epoch; None: all are trained on.
+        metadata: how to interpret inputs and outputs.
+        picture: height and width, if each sample is a picture.
+        told: the report on a table.
+        source: the training rows, if they stay on disk; x and y are then a sample of them.
     """
 
     name: str
@@ -58,26 +58,26 @@ class Problem:
 
     @property
     def rows(self) -> int:
-        """How many there are to learn from."""
+        """The number of training rows."""
         return len(self.x) if self.source is None else self.source.rows
 
     @property
     def training(self) -> tuple[Any, Any]:
-        """What `fit` is given to learn from."""
+        """The data to train on, as arguments of `fit`."""
         return (self.x, self.y) if self.source is None else (self.source, None)
 
     @property
     def outputs(self) -> int:
-        """How many outputs a network for it has."""
+        """The number of outputs of a network for this data set."""
         return len(self.metadata.classes) if self.metadata.task == "classification" else 1
 
     @property
     def targets(self) -> np.ndarray:
-        """All targets but those of the test."""
+        """All targets except those of the test part."""
         return self.y if self.validation is None else np.concatenate([self.y, self.validation[1]])
 
     def with_validation(self, seed: int) -> Problem:
-        """Return it with a fifth of the training part set apart, chosen as the test was."""
+        """Return it with a fifth of the training part set apart for validation, chosen as the test part was."""
         if len(self.x) < 2:
             raise InputError(f"--patience: {self.name} has {len(self.x)} row to learn from, expected 2 or more; say 0")
         if self.source is not None:
@@ -92,7 +92,7 @@ class Problem:
         return x * self.metadata.std + self.metadata.mean if self.metadata.mean else x
 
     def fingerprint(self) -> str:
-        """Return a number that tells this data from other data of the same name."""
+        """Return a checksum by which other data of the same name are noticed."""
         check = 0
         for part in (self.x, self.y, self.x_test, self.y_test):
             check = zlib.crc32(np.ascontiguousarray(part).data, check)
@@ -104,12 +104,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Source:
-    """What the command line says about the data.
+    """The data, as described on the command line.
 
     Attributes:
-        name: a built-in data set, or a file. seed: of the spiral's noise, and of which rows of a file are held out.
+        name: a built-in data set, or a file. seed: of the spiral's noise, and of the choice of held-out rows.
         folder: of MNIST's files. header: see `nnx.datasets.load_table`.
-        label, task, drop, keep, categorical: likewise; the last three with commas between names.
+        label, task, drop, keep, categorical: likewise; the last three are comma-separated.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Source:
         """Return the data set.
 
         Raises:
-            InputError: there is no such data set, or an option does not belong to it. Besides: what reading raises.
+            InputError: there is no such data set, or an option does not apply to it. Others: as by reading.
         """
         if self.name not in BUILT_IN:
             self._refuse("--data", self.folder is not None, "mnist and fashion-mnist")
@@ -140,21 +140,21 @@ class Source:
         return BUILT_IN[self.name](self)
 
     def read(self, path: Path) -> Reading:
-        """Read a table, and say what its columns are."""
+        """Read a table, and return its interpretation."""
         task = choice(self.task, "--task", ("auto", "classification", "regression"))
         rows = read_rows(existing_file("load_table", path, KIND), self.header)
         drop, keep, categorical = (self._names(rows, given) for given in (self.drop, self.keep, self.categorical))
         return understood(rows, Wishes(self.label, task, drop, keep, categorical, on_command_line=True))
 
     def refuse_options(self, path: Path) -> None:
-        """Refuse what only files with columns can be told."""
+        """Refuse options that only apply to files with columns."""
         if self.label is not None or self.header is not None or self._columns:
             raise InputError(
                 f"{path}: --label, --header, --drop, --keep and --categorical are for tables; leave them out for npz"
             )
 
     def refuse_columns(self, path: Path) -> None:
-        """Refuse what only tables that are read as a whole can be told."""
+        """Refuse options that only apply to tables that are read as a whole."""
         if self.header is not None or self._columns:
             raise InputError(f"{path}: --header, --drop, --keep and --categorical are for tables; leave them out here")
 
@@ -164,7 +164,7 @@ class Source:
 
     @staticmethod
     def _names(rows: Rows, given: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the names in an option: one that has commas itself, or several with commas between."""
+        """Return the names in an option: comma-separated, unless a name itself contains commas."""
         return tuple(n for text in given for n in ([text] if text in rows.names else map(str.strip, text.split(","))))
 
     def _refuse(self, options: str, given: bool, kind: str) -> None:
@@ -205,7 +205,7 @@ BUILT_IN: dict[str, Callable[[Source], Problem]] = {
 
 
 def _table(source: Source) -> Problem:
-    """Read a file, hold out a fifth of it, and prepare and scale all of it by the rest."""
+    """Read a file, hold out a fifth of it, and prepare and scale all rows by what the others show."""
     path = as_path("nnx train", source.name)
     if not path.suffix and not path.exists():
         near = get_close_matches(source.name, BUILT_IN, 1)
@@ -230,7 +230,7 @@ def _table(source: Source) -> Problem:
 
 
 def _arrays(source: Source, path: Path) -> Problem:
-    """Take what a file holds for the test; hold out a fifth where it holds nothing."""
+    """Read a file of arrays; use its test set, or, if it has none, hold out a fifth."""
     source.refuse_options(path)
     table, test = arrays(existing_file("load_table", path, KIND), source.task)
     metadata = Metadata(table.task, (), table.classes)
@@ -260,9 +260,10 @@ def _scaled(
 
 
 def held_out(y: np.ndarray, seed: int) -> np.ndarray:
-    """Choose a fifth of the rows, the same for the same seed in every version of NumPy: bool [N].
+    """Return a mask of a fifth of the rows, bool [N], the same for the same seed in every version of NumPy.
 
-    Every class is there with its share, and numbers of every size: of five that are neighbours in order, it is one.
+    It is stratified: every class, or numbers of every size, has its share; after sorting, one row of every five is
+    chosen.
     """
     random = np.random.RandomState(seed)
     order = random.permutation(len(y))

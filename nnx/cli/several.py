@@ -1,4 +1,4 @@
-"""Several networks trained at once by `nnx train`: alike but for their seeds (`--seeds`), or not (`--search`)."""
+"""Several networks trained at once by `nnx train`: with different seeds (`--seeds`) or recipes (`--search`)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from nnx.history import History
 def fit_all(
     models: Sequence[nnx.Sequential], recipes: Sequence[Recipe], problem: Problem, report: Report, deterministic: bool
 ) -> list[History]:
-    """Train each model by its recipe, which differ in the networks alone; each ends with its best epoch's parameters.
+    """Train each model by its recipe, all alike in how they train; each model ends with its best epoch's parameters.
 
     Raises:
-        Failed: it was interrupted. Besides: what training raises.
+        Failed: it was interrupted. Others: as by training.
     """
     recipe = recipes[0]
     callbacks = [
@@ -41,7 +41,7 @@ def fit_all(
 
 
 def alone(models: Sequence[nnx.Sequential], problem: Problem) -> tuple[str, str]:
-    """Say what each of the networks is worth by itself on the test part, and by how much that varies."""
+    """Return in words the score of each network by itself on the test part, and how much the scores vary."""
     (name, *_), scores = zip(*(score(problem, model.predict(problem.x_test)) for model in models), strict=True)
     share = problem.metadata.task == "classification"
     found = min(scores), max(scores), np.mean(scores), np.std(scores)

@@ -1,6 +1,6 @@
-"""Early stopping of `nnx train`: the best epoch's parameters are the network; the last ones are kept to go on from.
+"""Early stopping of `nnx train`: the best epoch's parameters are kept as the network, the last ones for resuming.
 
-What is known of it stands in the model's metadata, so that a training that was cut short goes on as if it had not been.
+Its state is in the model's metadata, so that a resumed training continues as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from nnx.callbacks import EarlyStopping, Model
 from nnx.callbacks.callback import copied_parameters
 from nnx.errors import InputError
 
-# {"epoch": the best, counted from 1; "of": how many were done; "loss": of the validation part in the best;
-# "last": parameters of the last epoch, unless that is the best}
+# {"epoch": the best epoch, counted from 1; "of": the number of epochs done; "loss": on the validation part in the best
+# epoch; "last": parameters of the last epoch, unless that is the best}
 KEY = "best"
 
 
 class Best(EarlyStopping):
-    """Keeps the best epoch's parameters, and ends a fit that has not found better ones for `patience` epochs."""
+    """Keeps the best epoch's parameters, and ends the fit after `patience` epochs without better ones."""
 
     def __init__(self, patience: int) -> None:
         super().__init__("val_loss", patience)
 
     def on_fit_begin(self, model: Model) -> None:
-        """Take up what an earlier fit has found, and put its last parameters back."""
+        """Restore the state of an earlier fit, and its last parameters."""
         super().on_fit_begin(model)
         if (known := best(model)) is None:
             return
@@ -39,14 +39,14 @@ class Best(EarlyStopping):
             model.set_parameters(_unpacked(known.pop("last"), self._parameters))
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
-        """Note the best epoch, or stop."""
+        """Remember the best epoch, or stop."""
         super().on_epoch_end(model, epoch, logs)
         if self._parameters is not None:
             model.metadata[KEY] = {"epoch": self.best_epoch + 1, "of": epoch + 1, "loss": float(self.best)}
 
     @contextlib.contextmanager
     def in_place(self, model: Model) -> Iterator[None]:
-        """Within the block, which saves the model, its parameters are the best ones."""
+        """Return a context, for saving the model, in which its parameters are the best ones."""
         if self._parameters is None or model.epochs_done == self.best_epoch + 1:
             yield
             return
@@ -61,10 +61,10 @@ class Best(EarlyStopping):
 
 
 def best(model: Model) -> dict[str, Any] | None:
-    """Return what is known of the best epoch, or None.
+    """Return the state of early stopping in a model's metadata, or None.
 
     Raises:
-        InputError: it is not what `Best` writes, or the model has been trained otherwise since.
+        InputError: it is not what `Best` writes, or the model has been trained in another way since.
     """
     if (known := model.metadata.get(KEY)) is None:
         return None
@@ -80,17 +80,17 @@ def best(model: Model) -> dict[str, Any] | None:
 
 
 def _packed(parameters: Mapping[str, np.ndarray]) -> str:
-    """Return parameters as text, little-endian whatever the machine."""
+    """Return parameters as text, little-endian on every machine."""
     return base64.b64encode(
         b"".join(a.astype(a.dtype.newbyteorder("<")).tobytes() for a in parameters.values())
     ).decode()
 
 
 def _unpacked(text: str, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return parameters of these shapes.
+    """Return the parameters in a text, with the names and shapes of `like`.
 
     Raises:
-        InputError: there are more or fewer.
+        InputError: the text has more or fewer numbers.
     """
     data, place, found = base64.b64decode(text), 0, {}
     if len(data) != sum(a.nbytes for a in like.values()):

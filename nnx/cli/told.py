@@ -1,4 +1,4 @@
-"""The report on a table: all of what was understood for `nnx data`, the gist for `nnx train`."""
+"""The report on how a table was understood: complete for `nnx data`, in brief for `nnx train`."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from nnx.datasets.preparation import Preparation
 from nnx.datasets.understanding import Reading
 from nnx.datasets.written import example
 
-WIDTH = 80  # where there is no terminal
-NAME, LAST = 24, 30  # of a table's columns: the first may take so much, the last must have that
-LEAST = 12  # to which names are cut, for the last column to stand beside them
-PLAIN = Console(file=io.StringIO(), width=WIDTH)  # by which lines are broken
-MOST = 8  # names that are written out
+WIDTH = 80  # columns of a line if there is no terminal
+NAME, LAST = 24, 30  # the greatest width of the table's first column, the smallest of its last
+LEAST = 12  # names are cut to no less than this to make room for the last column
+PLAIN = Console(file=io.StringIO(), width=WIDTH)  # used for wrapping lines
+MOST = 8  # the most names that are listed
 PLURALS = {NUMBER: "numbers", FLAG: "true or false", CATEGORY: "categories", DATE: "dates"}
 
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """A table, and what becomes of it.
+    """The report on a table.
 
     Attributes:
-        reading: what was understood of it. preparation: what becomes of its columns.
+        reading: its interpretation. preparation: how its columns become features.
     """
 
     reading: Reading
     preparation: Preparation
 
     def label(self) -> str:
-        """Say which column is learned, and as what."""
+        """Return in words which column is learned, and as what."""
         target, place = self.reading.target, self.reading.place + 1
         name = f"{self.reading.label!r} (column {place})" if self.reading.rows.named else f"column {place}"
         if target.task == "regression":
@@ -55,7 +55,7 @@ class Told:
         return f"{name}, {self.reading.chosen}: {what}"
 
     def brief(self) -> Iterator[tuple[str, ...]]:
-        """Yield labels and texts: what is learned, what from, what is left out, and what was noticed."""
+        """Yield labelled texts: what is learned, from what, what is left out, and notes."""
         yield "learns", self.label()
         for number, kind in enumerate(PLURALS):
             names = [encoder.name for encoder in self.preparation.columns if encoder.kind == kind]
@@ -73,7 +73,7 @@ class Told:
             yield "note", text
 
     def doubt(self) -> str:
-        """Say so where the last column was taken for the label, and the first looks more like one."""
+        """Return a note if the last column was chosen as the label, but the first one looks more like one; else ""."""
         first = self.reading.found[0]
         if self.reading.rows.named or self.reading.chosen != "the last column" or first.kind not in (CATEGORY, FLAG):
             return ""
@@ -85,7 +85,7 @@ class Told:
         return f"note: column {last}, the last one, is taken for the label; if it is the first, say --label 1"
 
     def table(self, width: int = WIDTH) -> Iterator[str]:
-        """Yield the lines of a table of all columns, so wide; what becomes of each is below it where that is narrow."""
+        """Yield the lines of a table of all columns; if `width` is small, the last column goes below the others."""
         head = ("column", "kind", "missing", "distinct", "what becomes of it")
         encoders = iter(self.preparation.columns)
         rows = dict(zip(self.reading.places, (self._row(f, next(encoders)) for f in self.reading.found), strict=True))
@@ -93,7 +93,7 @@ class Told:
         cells = [head, *([printable(cell) for cell in rows[i]] for i in sorted(rows))]
         most = max(NAME, width // 3)
         widths = [min(most, max(cell_len(row[i]) for row in cells)) for i in range(4)]
-        narrow = width - sum(widths[1:]) - 8 - LAST  # what is left for names with the last column beside
+        narrow = width - sum(widths[1:]) - 8 - LAST  # the room for names if the last column is beside the others
         widths[0] = min(widths[0], narrow) if narrow >= LEAST else max(1, min(widths[0], narrow + 2 + LAST))
         start, last = " " * 2, width - 2
         if beside := width - sum(widths) - 8 >= LAST:
@@ -120,7 +120,7 @@ class Told:
 
 
 def becomes(encoder: Encoder) -> str:
-    """Say what becomes of a column."""
+    """Return in words what a column becomes."""
     parts = {
         NUMBER: "a number", FLAG: "1 and 0", DATE: "days since 1970",
         CATEGORY: f"{len(encoder.features) - encoder.blank} features",

@@ -137,7 +137,7 @@ def train(
     the last one; a fifth of its rows is held out for the test, and a fifth of the others tells when to stop, unless
     --epochs says it. "nnx data FILE" says what is understood of a table.
     """
-    comm = distributed.init()  # before anything fails: the others wait for this process there
+    comm = distributed.init()  # first, since the other processes wait there for this one, even if it fails later
     given = check_given(
         {
             "layers": None if layers is None else parse_layers(layers), "activation": activation, "dropout": dropout,

@@ -21,8 +21,8 @@ from nnx.errors import InputError
 from nnx.kernels.compiling import heard_by, once
 from nnx.output import say
 
-WHOLE = "about a minute"  # what all kernels take; see `nnx.backends.numba.warmup`
-QUIET = 0.9  # the share of its processors that a program must have for its times to tell anything
+WHOLE = "about a minute"  # the time for all kernels; see `nnx.backends.numba.warmup`
+QUIET = 0.9  # measured times are meaningful only if the program gets this share of its processors
 
 
 def warmup(
@@ -58,7 +58,7 @@ def warmup(
     )  # fmt: skip
     console, begin = best_effort(sys.stderr), time.monotonic()
     hearing = nullcontext() if console.is_terminal else heard_by(once(note, WHOLE))
-    with hearing, Progress(*columns, console=console, auto_refresh=False) as bar:  # there may be no other thread
+    with hearing, Progress(*columns, console=console, auto_refresh=False) as bar:  # no thread, which may not start
         task = bar.add_task("importing Numba", total=None)
 
         def show(done: int, total: int, name: str) -> None:
@@ -78,13 +78,13 @@ def warmup(
 
 
 def _measured(dtypes: tuple[str, ...], progress: Callable[[str], None]) -> str:
-    """Measure what is faster on this machine and keep it; return what became of it."""
+    """Measure what is faster on this machine, and save it; return in words what was done."""
     if not tuned():
         return "measured: nothing, because NNX_TUNE=off"
     from nnx.backends.numba import measuring, tuning
 
     share = measuring.had_to_itself()
-    if share >= QUIET:  # else it would take minutes, for nothing
+    if share >= QUIET:  # else it would take minutes, and the results would be useless
         choices = measuring.measure(dtypes, progress)
         share = min(share, measuring.had_to_itself())
     if share < QUIET:

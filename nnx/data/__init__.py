@@ -17,6 +17,6 @@ __all__ = ["Source", "shards"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # imported when first asked for: whoever trains on arrays needs none of it
+    if name in __all__:  # imported when first used: training on arrays needs none of it
         return getattr(import_module({"Source": "nnx.data.source", "shards": "nnx.data.found"}[name]), name)
     raise AttributeError(f"module 'nnx.data' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Reading ahead: work in a thread of its own, for one result that is wanted later."""
+"""Reading ahead: work in a thread of its own, whose result is needed later."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ LONG = 600.0  # seconds
 
 
 class Reading(Generic[T]):
-    """Some work, begun at once in a thread that ends with it; where no thread can be started, done here and now.
+    """A piece of work in a new thread; if no thread can be started, the work is done at once in this one.
 
-    A thread for each piece of work costs some 0.1 ms, and none is left over, however whoever asked for it ends.
+    A thread for each piece of work costs some 0.1 ms; in return no thread is left over, however the caller ends.
+
+    Args:
+        work: a function that gets `stopped` and returns the result; it ends early once `stopped()` is true.
     """
 
     def __init__(self, work: Callable[[Callable[[], bool]], T]) -> None:
@@ -24,30 +27,30 @@ class Reading(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="nnx-reading", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:  # there may be no more of them, or the program ends
+        except RuntimeError:  # the system allows no more threads, or the program is ending
             self._run()
 
     def _run(self) -> None:
         try:
             self._result.append(self._work(lambda: self._stop))
-        except BaseException as error:  # whoever waits for the result gets it
+        except BaseException as error:  # raised again by `result`
             self._error = error
 
     def is_ready(self, seconds: float = 0.0) -> bool:
-        """Whether it is done, waiting for so long at most."""
+        """Return whether the work is done, after waiting for at most `seconds`."""
         if self._thread.ident is not None:
             self._thread.join(seconds)
-        if self._process != os.getpid() and not self._result and self._error is None:  # a fork has left the thread
+        if self._process != os.getpid() and not self._result and self._error is None:  # the thread is lost in a fork
             self._process = os.getpid()
             self._run()
         return bool(self._result) or self._error is not None
 
     def has_result(self) -> bool:
-        """Whether it is done, and no error came in its way."""
+        """Return whether the work is done and raised no error."""
         return self.is_ready() and self._error is None
 
     def result(self) -> T:
-        """Return the result, or raise what came in its way, once it is ready."""
+        """Wait for the work; return its result, or raise its error."""
         while not self.is_ready(LONG):
             pass
         if self._error is not None:
@@ -55,7 +58,7 @@ class Reading(Generic[T]):
         return self._result[0]
 
     def stop(self, seconds: float) -> bool:
-        """Tell the work to end where it can, wait for that so long at most, and tell whether it has."""
+        """Ask the work to end early, wait for at most `seconds`, and return whether it has ended."""
         self._stop = True
         if self._process != os.getpid():
             return True
@@ -63,7 +66,7 @@ class Reading(Generic[T]):
 
 
 def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield items, each made while what was made of the one before is in use."""
+    """Yield items, each of which is made in a thread while the caller uses the one before."""
     end: Any = object()
 
     def following(stopped: Callable[[], bool]) -> Any:

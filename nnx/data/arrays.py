@@ -1,4 +1,4 @@
-"""Rows as arrays, and what is nothing else: known without importing what reads files."""
+"""Rows in arrays, and how to recognise them without importing the modules that read files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from nnx.errors import InputTypeError
 
-SOURCE = "nnx.data.source"  # where the class stands that `shards` makes
+SOURCE = "nnx.data.source"  # the module of the class that `shards` returns
 
 
 class Arrays(NamedTuple):
-    """Inputs, and targets and weights of samples, where there are any."""
+    """Inputs, with targets and sample weights, which may be None."""
 
     x: Any
     y: Any = None
@@ -25,7 +25,7 @@ class Arrays(NamedTuple):
 
 
 def are_arrays(x: Any, y: Any, label: Any) -> bool:
-    """Tell at a glance whether x and y are arrays, lists or frames, as nearly always."""
+    """Return whether x and y are arrays, lists or frames, the usual case, by a quick look."""
     if type(x) is np.ndarray:
         return label is None
     read = isinstance(x, str | os.PathLike | np.memmap) or type(x).__module__ == SOURCE
@@ -33,7 +33,7 @@ def are_arrays(x: Any, y: Any, label: Any) -> bool:
 
 
 def no_targets(who: str, x: Any) -> InputTypeError:
-    """Return the error that there are inputs alone, which give no batches (x, y) either."""
+    """Return the error that there is only x, and that it gives no batches (x, y) either."""
     what = "" if hasattr(x, "shape") or isinstance(x, list | tuple) else (
         f"; or instead of x, which is a {type(x).__name__}, what gives batches (x, y): a function without arguments, "
         "an iterable, nnx.data.shards(...)"

@@ -1,4 +1,4 @@
-"""Finding what is on disk: a file, a folder of files that belong together, or a list of them."""
+"""Finding data on disk: a file, a folder of files that belong together, or a list of files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .stored import Held, Rows, mapped, npy, npz
 
 
 class MissingFile(InputError, FileNotFoundError):
-    """A name was given where numbers, or files with them, are expected, and there is no such file."""
+    """A text was given where numbers, or files with numbers, are expected, and there is no file of that name."""
 
 
 KIND = "a .npy, .npz or Parquet file, or a folder of them"
 PARQUET = (".parquet", ".pq")
-TRAIN = re.compile(r"(?i)(?<![a-z])train(ing)?(?![a-z])")  # in the names of files whose rows are learned from
-TEST = re.compile(r"(?i)(?<![a-z])(test|val(id(ation)?)?)(?![a-z])")  # and of those that are not
-NOTES = {"", ".txt", ".md", ".json", ".yaml", ".yml", ".log"}  # endings of what may lie beside them
+TRAIN = re.compile(r"(?i)(?<![a-z])train(ing)?(?![a-z])")  # in the names of files with training data
+TEST = re.compile(r"(?i)(?<![a-z])(test|val(id(ation)?)?)(?![a-z])")  # in the names of files with other data
+NOTES = {"", ".txt", ".md", ".json", ".yaml", ".yml", ".log"}  # endings of other files that a folder may hold
 WEIGHTS = ("sample_weight", "weights", "w")
 
 
@@ -42,18 +42,18 @@ def shards(files: Any, label: str | None = None, window: int | None = None) -> S
     Args:
         files: a folder with pairs x_0.npy, y_0.npy (and weights w_0.npy), however they are numbered, or with npz or
             Parquet files; or such a file; or a list of files, of pairs (x, y) or of triples (x, y, weights).
-        label: the column of a Parquet file that is learned; "": none, for `predict`.
+        label: the column of a Parquet file that holds the targets; "": none, for `predict`.
         window: how many rows may be in memory: half of them are shuffled together and trained on while the other
-            half is read. None: as many as 64 MB hold.
+            half is read. None: as many as fit in 64 MB.
 
     Raises:
-        InputError: files are missing, or do not belong together. FileFormatError: one is damaged.
+        InputError: files are missing, or do not belong together. FileFormatError: a file is damaged.
     """
     return found(files, label, window, learning=True)
 
 
 def found(files: Any, label: str | None, window: int | None, learning: bool) -> Source:
-    """Do the same; unless it is for `learning`, a Parquet file need have no label."""
+    """Return what `shards` returns; with `learning` False, a Parquet file need not have a label."""
     window = None if window is None else checks.integer(window, "shards: window", low=2)
     if not isinstance(label, str | None):
         raise InputTypeError(f"label={label!r:.60}: expected the name of a Parquet file's column, a str")
@@ -62,18 +62,18 @@ def found(files: Any, label: str | None, window: int | None, learning: bool) -> 
     if not isinstance(files, Sequence) or not files:
         raise InputTypeError(f"shards: {files!r}: expected {KIND}, or a list of files or of pairs (x, y)")
     some: list[Shard] = []
-    for each in files:
+    for number, each in enumerate(files):
         if isinstance(each, tuple | list):
             if len(each) not in (1, 2, 3):
                 raise InputTypeError(f"shards: {each!r:.60}: expected (x, y), or (x, y, weights)")
-            some.append(_together(*each))
+            some.append(_together(f" of shards[{number}]", *each))
         else:
             some += _at(each, label, learning)
     return _joined(some, window, label)
 
 
 def _joined(shards: list[Shard], window: int | None, label: str | None) -> Source:
-    """Return rows of shards; a table's columns are known by their names."""
+    """Return the rows of all shards together, with the columns of tables matched by name."""
     tables = [shard for shard in shards if isinstance(shard, RowGroups)]
     if label and not tables:
         raise InputError(
@@ -85,13 +85,13 @@ def _joined(shards: list[Shard], window: int | None, label: str | None) -> Sourc
 
 
 def pair(x: Any, y: Any, weights: Any) -> Source:
-    """Return rows of arrays of which at least one is on disk."""
-    return Source([_together(x, y, weights)])
+    """Return the rows of arrays x, y and weights, at least one of which is on disk."""
+    return Source([_together("", x, y, weights)])
 
 
-def _together(x: Any, y: Any = None, weights: Any = None) -> Parts:
-    given = zip((y, weights), ("y", "sample_weight"), strict=True)
-    return Parts(_array(x, "x"), *(None if a is None else _array(a, name) for a, name in given))
+def _together(of: str, x: Any, y: Any = None, weights: Any = None) -> Parts:
+    given = zip((y, weights), (f"y{of}", f"sample_weight{of}"), strict=True)
+    return Parts(_array(x, f"x{of}"), *(None if a is None else _array(a, name) for a, name in given))
 
 
 def _array(given: Any, name: str) -> Rows:
@@ -127,7 +127,7 @@ def _at(given: Any, label: str | None, learning: bool) -> Iterator[Shard]:
 
 
 def _check_purpose(folder: Path, files: Iterable[Path]) -> None:
-    """Refuse to mix the rows that a network learns from with those that it is tested by."""
+    """Refuse a folder that mixes files of training data with files of test data, judged by their names."""
     train, test = (next((p.name for p in files if words.search(p.stem)), None) for words in (TRAIN, TEST))
     if train and test:
         raise InputError(
@@ -137,7 +137,7 @@ def _check_purpose(folder: Path, files: Iterable[Path]) -> None:
 
 
 def _pairs(folder: Path, files: Iterable[Path]) -> Iterator[Shard]:
-    """Yield the shards of x_0.npy with y_0.npy, and w_0.npy where there are weights, ..."""
+    """Yield a shard for each pair x_0.npy and y_0.npy, with weights w_0.npy if there are any."""
     known = {p.name for p in files}
     rests = [name[1:] for name in known if name.startswith("x")]
     alone = sorted(name for name in known if not (name[0] in "xyw" and name[1:] in rests))
@@ -171,7 +171,7 @@ def _file(path: Path, label: str | None, learning: bool) -> Shard:
 
 
 def _existing(path: Path, kind: str) -> Path:
-    """Return the path of a file that is there; a name in the place of numbers is as wrong as other text there."""
+    """Return the path of an existing file; a missing one raises MissingFile, as the text may not be meant as a name."""
     try:
         return existing_file("shards", path, kind)
     except FileNotFoundError as error:
@@ -183,6 +183,6 @@ def _kind(path: Path) -> str:
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Return by what files are sorted: x_2 before x_10, and x_02 before x_2."""
+    """Return a key that sorts file names in natural order: x_2 before x_10, and x_02 before x_2."""
     parts = [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]
     return parts, path.name

@@ -1,4 +1,4 @@
-"""Batches that come one after another: from a function called for each epoch, or from what can be iterated anew."""
+"""Batches that come one after another: from a function called for each epoch, or from an iterable object."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ ARRAYS = ("shape", "__array__", "__array_interface__", "__dlpack__", "columns", 
 
 
 class Iterated:
-    """Batches (x, y) or (x, y, weights) of any sizes, as others make them.
+    """Batches (x, y) or (x, y, weights) of any sizes, made by the user's code.
 
     Args:
-        given: a function that returns something to iterate, or something to iterate. who: for messages.
+        given: an iterable, or a function that returns one. who: the call, for messages.
     """
 
     def __init__(self, given: Any, who: str) -> None:
         self._given, self.who = given, who
         once = not callable(given) and hasattr(type(given), "__next__")
-        self.once = type(given).__name__ if once else ""  # what can be gone through only once, or ""
+        self.once = type(given).__name__ if once else ""  # its type, if it can be iterated only once
 
     def check_epochs(self, epochs: int) -> None:
-        """Refuse what gives its batches once where they are wanted again."""
+        """Raise InputError for several epochs of an object that can be iterated only once."""
         if self.once and epochs > 1:
             raise InputError(
                 f"{self.who}: a {self.once} gives its batches once, and epochs={epochs} was asked for; give the "
@@ -43,14 +43,14 @@ class Iterated:
         return self
 
     def head(self, rows: int) -> None:
-        """Return no first rows: who makes batches may make them once."""
+        """Return None in the place of the first rows: the batches may come only once."""
 
     def facts(self) -> str:
-        """Return what tells these rows from others: nobody knows before they come."""
+        """Return the facts by which processes compare their data: nothing is known before the batches come."""
         return "batches"
 
     def begin(self) -> Iterator[Any]:
-        """Begin anew."""
+        """Return an iterator that begins at the first batch."""
         made = self._given() if callable(self._given) else self._given
         if not isinstance(made, Iterable):
             raise InputTypeError(f"{self.who}: the function returned {made!r:.60}; expected something to iterate")
@@ -58,15 +58,15 @@ class Iterated:
 
     @property
     def expected(self) -> float:
-        """How many batches there are, if it says so; else inf."""
+        """The number of batches, if the object has a length; else inf."""
         try:
             return float(len(self._given)) or np.inf
-        except Exception:  # whoever makes batches need not know how many, and says so in ways of his own
+        except Exception:  # an object without a length may raise anything
             return np.inf
 
 
 def given(x: Any, y: Any, weights: Any, label: str | None, who: str) -> Source | Iterated | None:
-    """Return what `fit` and others were given, if it is on disk or comes in batches; None: arrays."""
+    """Return the data that `fit` and others were given as a `Source` or `Iterated`; None if they are arrays."""
     if isinstance(x, Iterated):
         return x
     if isinstance(x, Source):
@@ -98,7 +98,7 @@ def given(x: Any, y: Any, weights: Any, label: str | None, who: str) -> Source |
 def _gives_batches(x: Any) -> bool:
     if isinstance(x, Mapping | Set | bytes | bytearray | range) or any(hasattr(type(x), name) for name in ARRAYS):
         return False
-    if isinstance(x, list | tuple):  # a list of tuples of numbers is one of rows
+    if isinstance(x, list | tuple):  # a list of tuples of numbers is a list of rows
         return bool(x) and all(isinstance(batch, tuple) and hasattr((*batch, 0)[0], "__len__") for batch in x)
     return not isinstance(x, type) and (callable(x) or isinstance(x, Iterable))
 

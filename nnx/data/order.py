@@ -1,4 +1,4 @@
-"""Order: which rows an epoch takes after which, so that each of several processes need read its own alone."""
+"""The order of rows in an epoch, made so that each of several processes needs to read only its own rows."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from .source import Source
 
 
 class Order:
-    """The order in which an epoch takes rows: a function of the rows, the seed and the epoch, known chunk by chunk.
+    """The order in which an epoch takes rows: a function of the rows, the seed and the epoch, computed chunk by chunk.
 
-    All blocks are shuffled, and what they hold, one after the other, is cut into streams, one for each part of a batch
-    (nnx/data/parts.py): a batch's part has rows of its own stream, so whoever has that part of all batches reads that
-    stream alone. What a stream gives to a chunk is shuffled. So no more than a chunk need be in memory, any chunk can
-    be had without those before it, and nothing depends on how many processes there are.
+    The blocks of all files are shuffled, and the sequence of their rows is cut into streams, one for each part of a
+    batch (nnx/data/parts.py). A part of a batch takes rows of its own stream only, so a process that has the same part
+    of every batch reads only that stream. The rows that a stream gives to a chunk are shuffled. So no more than a
+    chunk needs to be in memory, any chunk can be computed without those before it, and the order does not depend on
+    the number of processes.
 
     Args:
-        batch: rows of a batch. chunk: rows of a chunk: whole batches.
+        source: the rows. batch: rows of a batch. chunk: rows of a chunk, whole batches. seed, epoch: what the order is
+            a function of. shuffle: whether to shuffle at all.
 
     Attributes:
-        streams: how many: fewer than PARTS where a chunk would not hold a row group of each.
+        streams: how many there are: PARTS, or fewer if a chunk cannot hold a row group of each.
     """
 
     def __init__(self, source: Source, batch: int, chunk: int, seed: int, epoch: int, shuffle: bool) -> None:
@@ -36,7 +38,7 @@ class Order:
             self._begins = np.cumsum(lengths) - lengths
 
     def rows(self, number: int) -> np.ndarray:
-        """Return the rows of a chunk, in order."""
+        """Return the numbers of a chunk's rows, in order."""
         low, high = number * self._chunk, min((number + 1) * self._chunk, self._rows)
         if not self._shuffle:
             return np.arange(low, high)
@@ -50,20 +52,20 @@ class Order:
         return rows
 
     def _taken(self, rows: int, stream: int) -> int:
-        """Return how many of an epoch's first rows are of a stream."""
+        """Return how many of an epoch's first `rows` rows come from a stream."""
         full, tail = divmod(rows, self._batch)
         (first, end), (begin, stop) = (span(size, stream, self.streams) for size in (self._batch, tail))
         return full * (end - first) + stop - begin
 
     def _places(self, rows: int, stream: int) -> np.ndarray:
-        """Return where the rows of a stream stand in a chunk of so many."""
+        """Return the indices of a stream's rows in a chunk of so many rows."""
         full, tail = divmod(rows, self._batch)
         (first, end), (begin, stop) = (span(size, stream, self.streams) for size in (self._batch, tail))
         whole = np.arange(full)[:, None] * self._batch + np.arange(first, end)
         return np.concatenate([whole.reshape(-1), full * self._batch + np.arange(begin, stop)])
 
     def _shuffled(self, low: int, high: int) -> np.ndarray:
-        """Return the rows at some places, were shuffled blocks put one after the other."""
+        """Return the rows at positions `low` to `high` of the sequence of shuffled blocks."""
         first, last = (int(np.searchsorted(self._ends, row, side="right")) for row in (low, high - 1))
         blocks = [np.arange(self._starts[b], self._starts[b + 1]) for b in self._blocks[first : last + 1]]
         skipped = low - (int(self._ends[first - 1]) if first else 0)
@@ -71,7 +73,7 @@ class Order:
 
 
 def streams_of(source: Source, chunk: int) -> int:
-    """Return of how many streams a chunk takes its rows: what can only be read as a whole would be read by each."""
+    """Return how many streams there are; fewer if a chunk cannot hold a block that is only read whole for each."""
     if source.whole == 1:
         return PARTS
     return next(n for n in range(PARTS, 0, -1) if n == 1 or (PARTS % n == 0 and n * source.whole <= chunk))

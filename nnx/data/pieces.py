@@ -18,8 +18,8 @@ from nnx.errors import FileFormatError, InputError
 from .arrays import Arrays
 from .stored import Room, Rows
 
-BLOCK = 1 << 20  # bytes that are read at once: so many that finding them takes less time than reading them
-CACHED = 1 << 18  # bytes that are in a core's cache, of its second level
+BLOCK = 1 << 20  # bytes that are read at once: enough that seeking takes less time than reading
+CACHED = 1 << 18  # bytes that fit in a core's second-level cache
 
 NO_ROOM: tuple[Room, ...] = ()
 
@@ -28,9 +28,9 @@ class Shard(Protocol):
     """Rows in files.
 
     Attributes:
-        name: of the file with the inputs. rows: how many. whole: of these, as many as can only be read at once.
-        width: inputs of a row. targets: shape of a row's target; None: there are none. weighted: whether there are
-            weights.
+        name: of the file with the inputs. rows: how many there are. whole: the rows of the largest block that can only
+            be read as a whole. width: inputs of a row. targets: shape of a row's target; None: there are no targets.
+            weighted: whether there are weights.
     """
 
     name: str
@@ -41,21 +41,22 @@ class Shard(Protocol):
     weighted: bool
 
     def ends(self, most: int) -> np.ndarray:
-        """Return where blocks end, which are read at once: the rows behind them, int64. Of `most` rows, if it can."""
+        """Return the row after the last one of each block, int64; blocks have at most `most` rows if possible."""
 
     def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
-        """Return some rows of one block; without their `inputs`, those have no columns.
+        """Return `count` rows of one block, from the row `first` on.
 
         Args:
-            room: where inputs, targets and weights may be read into.
+            inputs: whether to read the inputs; else they come as an array without columns.
+            room: memory for inputs, targets and weights; empty: new arrays.
         """
 
     def where(self, row: int, part: int = 0) -> str:
-        """Say where a row's inputs are, its target (part 1), or its weight (2)."""
+        """Return in words the place of a row's inputs (part 0), target (1) or weight (2)."""
 
 
 class Parts:
-    """A shard of arrays that have a row for each sample; see `Shard`. What a row of inputs holds is put in a line."""
+    """A shard of arrays with a row for each sample; see `Shard`. A sample of several axes is flattened to one row."""
 
     whole = 1
 
@@ -96,14 +97,14 @@ class RowGroups:
     """A shard of numbers in a Parquet file, read a row group at a time; see `Shard`.
 
     Args:
-        label: the column of targets; None: the one that is called so, "label", "class", "target" or "y". "": none.
-        learning: whether there must be one.
+        path: the file. label: the column of targets; None: the one called "label", "class", "target" or "y"; "": none.
+        learning: whether there must be a column of targets.
     """
 
     weighted = False
 
     def __init__(self, path: Path, label: str | None, learning: bool) -> None:
-        self.name, self._path = printable(path), path.absolute()  # wherever the process goes
+        self.name, self._path = printable(path), path.absolute()  # the current folder may change
         self._arrow = optional("pyarrow", "parquet", "reading Parquet files")
         self._stamp = self._stamped()
         with self._opened(0) as file:
@@ -129,7 +130,7 @@ class RowGroups:
             raise FileFormatError(f"{path}: it has no column but {self._label!r}; expected columns to learn from")
 
     def take_order(self, other: RowGroups) -> None:
-        """Read the columns in the order that they have in another file, where they are the same."""
+        """Read the columns in the order of another file, if they have the same names."""
         there, here = {*other._names, other._label}, {*self._names, self._label}
         if there != here or other._label != self._label:
             raise InputError(
@@ -159,7 +160,7 @@ class RowGroups:
             parts = [self._numbers(table.column(name), name, first) for name in columns]
         y = parts.pop() if self._label else None
         x = np.empty((count, len(parts)), np.result_type(*parts) if parts else "f4")
-        rows = max(1, CACHED // max(1, x.itemsize * len(parts)))  # all columns of them stay in the cache
+        rows = max(1, CACHED // max(1, x.itemsize * len(parts)))  # so many that all their columns fit in the cache
         for begin in range(0, count, rows):
             some = slice(begin, begin + rows)
             for i, part in enumerate(parts):
@@ -171,7 +172,7 @@ class RowGroups:
         return f"{self.name}, row {row:,}"
 
     def ends(self, most: int) -> np.ndarray:
-        """See `Shard`: a row group is never read in parts."""
+        """See `Shard`: a block is a row group, which can only be read as a whole."""
         return self._ends
 
     def _group(self, file: Any, group: int, columns: list[str], first: int) -> Any:
@@ -203,7 +204,7 @@ class RowGroups:
 
 
 def _columns(name: str, schema: Any) -> list[str]:
-    """Return the columns of a table, but for those in which pandas keeps the numbers or names of its rows."""
+    """Return the columns of a table, without the index columns that pandas writes."""
     twice = [column for column in schema.names if schema.names.count(column) > 1]
     if twice:
         raise FileFormatError(f"{name}: several columns are called {twice[0]!r}, expected one; rename them")
@@ -216,7 +217,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _label(path: Path, names: Sequence[str], label: str | None, learning: bool) -> str:
-    """Return the name of the column that is learned; "": none."""
+    """Return the name of the column of targets; "" if there is none."""
     if label is None:
         lower = {name.lower(): name for name in names}
         label = next((lower[name] for name in LABEL_NAMES if name in lower), None if learning else "")

@@ -1,7 +1,7 @@
-"""Source: rows in shards, known by their numbers.
+"""Source: the rows of several shards under common numbers.
 
-Whoever trains asks for the rows of a chunk of an epoch (`Order.rows`), and reads those, or its share of them, in
-whatever order they stand (`Source.read`).
+Training asks which rows a chunk of an epoch has (`Order.rows`), and reads all of them, or one process's share, in the
+order in which they are stored (`Source.read`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from .parts import span
 from .pieces import NO_ROOM, Shard
 from .stored import Room
 
-WINDOW = 64 << 20  # bytes of rows that are in memory, as the model takes them, where no number of rows is given
-BLOCKS = 32  # of a window at least, where files can be cut into them: rows of so many places are shuffled together
-SKIP = 64 << 10  # bytes that are not wanted, between others that are: more take longer to read than to leave out
-NUMBER = 8  # bytes of a number that is not known yet
+WINDOW = 64 << 20  # bytes of converted rows in memory, if no number of rows is given
+BLOCKS = 32  # at least so many blocks in a window, if files can be divided: rows from so many places are mixed
+SKIP = 64 << 10  # a gap of up to so many bytes between wanted rows is read too: skipping it would take longer
+NUMBER = 8  # bytes assumed for a number whose type is not known yet
 
 
 class Piece(NamedTuple):
     """Some of the rows that were asked for.
 
     Attributes:
-        places: where they stand among those asked for. arrays: they. shard: where from. rows: their numbers in it.
+        places: their indices among the rows asked for. arrays: their contents. shard: the shard that they are from.
+        rows: their numbers in that shard.
     """
 
     places: np.ndarray
@@ -40,7 +41,7 @@ class Piece(NamedTuple):
     rows: np.ndarray
 
     def where(self, i: int, part: int = 0) -> str:
-        """Say where the ith of them is stored: its inputs, its target (part 1), or its weight (2)."""
+        """Return in words where the ith of them is stored: its inputs (part 0), target (1) or weight (2)."""
         return self.shard.where(int(self.rows[i]), part)
 
 
@@ -48,11 +49,11 @@ class Source:
     """Rows in shards; `nnx.data.shards` makes one.
 
     Attributes:
-        rows: how many. width: inputs of each. targets: shape of a row's target; None: there are none.
-        weighted: whether samples have weights. starts: of blocks: their first rows, then the number of all.
-        whole: rows that can only be read at once, at most.
-        window: how many rows may be in memory while others are read: half of them are those that steps take.
-        who: the call that evaluates them, for messages.
+        rows: how many there are. width: inputs of each. targets: shape of a row's target; None: there are no targets.
+        weighted: whether samples have weights. starts: the first row of each block, then the number of all rows.
+        whole: the rows of the largest block that can only be read as a whole.
+        window: how many rows may be in memory; steps take one half while the other half is read.
+        who: the call that evaluates the rows, for messages.
     """
 
     who = "evaluate"
@@ -69,7 +70,7 @@ class Source:
         self.whole = max(shard.whole for shard in shards)
         self._first, self._gone = 0, np.empty(0, np.int64)
         self.rows, self.starts = int(self._begins[-1]), self._starts
-        largest = int(np.diff(self._starts).max())  # what is read at once is not read twice
+        largest = int(np.diff(self._starts).max())  # a block is not divided, so that none is read twice
         self._least = 2 * largest
         self.given_window = window
         self.window = max(self._least, window or WINDOW // (NUMBER * (self.width + 1)))
@@ -85,22 +86,22 @@ class Source:
         return f"{self.rows:,} rows in {files}"
 
     def fit_window(self, bytes_of_row: int) -> None:
-        """Let the window be what WINDOW holds of rows of that size, unless a number of rows was given."""
+        """Set the window to the number of rows of this size that WINDOW holds, unless one was given."""
         if self.given_window is None:
             self.window = max(self._least, WINDOW // max(1, bytes_of_row))
 
     # ---- parts -------------------------------------------------------------------------------------------------------
 
     def part(self, first: int, stop: int) -> Source:
-        """Return the rows from one on up to another."""
+        """Return the rows from `first` up to, but without, `stop`."""
         return self._of(self._first + first, stop - first, self._gone)
 
     def head(self, rows: int) -> Source:
-        """Return the first rows, up to so many."""
+        """Return the first rows, at most `rows`."""
         return self.part(0, min(rows, self.rows))
 
     def for_validation(self, who: str, epochs: int) -> Source:
-        """Return the same rows, to be evaluated by a fit after each of so many epochs."""
+        """Return the same rows as validation data of a fit, evaluated after each of `epochs` epochs."""
         if self.targets is None:
             raise InputTypeError(f"{who}: {self} have no targets; expected y too, as ('x.npy', 'y.npy')")
         other = self._of(self._first, self.rows, self._gone)
@@ -108,7 +109,7 @@ class Source:
         return other
 
     def without(self, rows: np.ndarray) -> Source:
-        """Return all rows but some, given by their numbers; not of a `part`."""
+        """Return all rows except some, given by their numbers. It cannot be called on a `part`."""
         return self._of(0, self.rows - len(rows), np.union1d(self._gone, self._numbers(np.asarray(rows, np.int64))))
 
     def _of(self, first: int, rows: int, gone: np.ndarray) -> Source:
@@ -120,14 +121,14 @@ class Source:
         return other
 
     def _numbers(self, rows: np.ndarray) -> np.ndarray:
-        """Return the numbers that rows have among all that are stored."""
+        """Return the numbers of rows, which may be of a `part`, among all stored rows."""
         rows = rows + self._first
         if not len(self._gone):
             return rows
         return rows + np.searchsorted(self._gone - np.arange(len(self._gone)), rows, side="right")
 
     def facts(self) -> dict[str, Any]:
-        """Return what tells these rows from others, by name: folders may have other names elsewhere."""
+        """Return facts by which processes compare their rows; without paths, which may differ between machines."""
         files = {
             f"file {number}": f"{os.path.basename(shard.name)}, {shard.rows:,} rows of {shard.width} numbers"
             for number, shard in enumerate(self.shards, 1)
@@ -137,7 +138,7 @@ class Source:
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, rows: np.ndarray, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Iterator[Piece]:
-        """Read rows, given by their numbers in any order, block by block; with `room`, a piece holds until the next."""
+        """Read rows, given by their numbers in any order, block by block; with `room`, the next piece reuses memory."""
         numbers = self._numbers(np.asarray(rows, np.int64))
         order = np.argsort(numbers)
         numbers = numbers[order]
@@ -158,7 +159,7 @@ class Source:
             yield Piece(order[begin:end], arrays, self.shards[shard], wanted)
 
     def load(self, rows: np.ndarray | None = None) -> Arrays:
-        """Return rows, or all, as arrays in memory, in the type in which they are stored."""
+        """Return some rows, or all, as arrays in memory, in the type in which they are stored."""
         rows = np.arange(self.rows) if rows is None else rows
         out: list[np.ndarray] = []
         for piece in self.read(rows):
@@ -172,18 +173,18 @@ class Source:
         return Arrays(*out)
 
     def sample(self, places: int = 16, rows: int = 16) -> np.ndarray:
-        """Return the numbers of some rows at places that stand evenly among all."""
+        """Return the numbers of some rows, `rows` at each of `places` evenly spaced places."""
         firsts = np.linspace(0, max(0, self.rows - rows), places).astype(np.int64)
         numbers: np.ndarray = np.unique(firsts[:, None] + np.arange(min(rows, self.rows)))
         return numbers
 
     def blocks(self, inputs: bool = True, some: slice = slice(None)) -> Iterator[Piece]:
-        """Read all rows in their order, block by block; or those of `some` blocks alone, by their numbers."""
+        """Read all rows in order, block by block; or only the blocks in the slice `some`."""
         for first, stop in list(pairwise(self.starts.tolist()))[some]:
             yield from self.read(np.arange(first, stop), inputs)
 
     def blocks_of(self, part: int, parts: int) -> slice:
-        """Return which blocks are a part's, if they are divided into so many."""
+        """Return the slice of blocks of one part, if the blocks are divided into `parts`."""
         return slice(*span(len(self.starts) - 1, part, parts))
 
 
@@ -200,10 +201,10 @@ def _check_alike(first: Shard, other: Shard) -> None:
 
 
 def described(source: Source, chunk: int, bytes_of_row: int, processes: int, streams: int) -> str:
-    """Say how rows come from disk, for `History.streamed`.
+    """Return in words how rows come from disk, for `History.streamed`.
 
     Args:
-        streams: see nnx/data/order.py; 0: in order.
+        streams: see nnx/data/order.py; 0: the rows come in their stored order.
     """
     words = f"{source} are read from disk, {chunk:,} rows ({readable(chunk * bytes_of_row)}) at a time"
     if processes == 1:

@@ -1,8 +1,8 @@
-"""Arrays of which a range of rows is read at a time: in files, or in memory.
+"""Arrays from which a range of rows is read at a time: in files, or in memory.
 
-Files are read, not mapped: pages of a mapped file would count as this process's memory, and a file that is cut short
-while it is mapped kills the process. Only the file that is being read is open, since there may be more of them than may
-be open at once, and each read makes sure that it is still the file that it was.
+Files are read, not memory-mapped: pages of a mapped file count as this process's memory, and the process is killed if
+the file is truncated meanwhile. Only the file that is being read is open, since there may be more files than may be
+open at once. Each read checks that the file is still the same.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from nnx.errors import FileFormatError, InputError
 from nnx.files import open_file
 
 NPY = "a .npy file, as numpy.save writes it"
-LOOKS = 16  # rows by which a file is told from another
+LOOKS = 16  # rows that are compared to recognise a file
 NPZ = "an npz file whose arrays are stored, as numpy.savez writes it"
 
 
 class Room:
-    """What one array is read into, block by block: where its rows are wanted, if they are stored in that type.
+    """The memory that one array is read into, block by block.
 
-    Else into memory that is used again, since fresh memory takes longer than what is read into it. The file stays open
-    for the next block: to open it takes a quarter as long as to read one.
+    If the rows are stored in the type of `out`, they are read straight into it; else into memory that is used again and
+    again, since allocating takes longer than reading. The file stays open for the next block, because opening takes a
+    quarter as long as reading a block.
 
     Args:
-        out: where the rows are wanted, one after the other; None: nowhere yet.
+        out: the array that the rows are wanted in, one after the other; None: none.
 
     Attributes:
-        first: the row of `out` for the first one of the block.
+        first: the row of `out` for the first row of the block.
     """
 
     def __init__(self, out: np.ndarray | None = None) -> None:
@@ -45,11 +46,11 @@ class Room:
         self._open: tuple[Path, BinaryIO] | None = None
 
     def aim(self, out: np.ndarray | None) -> None:
-        """Let rows be wanted elsewhere."""
+        """Set another `out`."""
         self._out, self.first = out, 0
 
     def array(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-        """Return an array of rows that holds until the next one is asked for; one of `out`, if it can be."""
+        """Return an array for rows, a view of `out` if possible; the next call may use its memory again."""
         if self._out is not None and self._out.dtype == dtype:
             rows = self._out[self.first : self.first + shape[0]]
             if rows.size == math.prod(shape) and rows.flags.c_contiguous:
@@ -60,7 +61,7 @@ class Room:
         return self._bytes[:size].view(dtype).reshape(shape)
 
     def file(self, path: Path) -> BinaryIO:
-        """Return a file, open."""
+        """Return the open file at a path."""
         if self._open is None or self._open[0] is not path:
             self.close()
             self._open = path, open_file(path, NPY, whole=False)
@@ -74,10 +75,10 @@ class Room:
 
 
 class Rows(Protocol):
-    """An array of which rows are read.
+    """An array from which rows are read.
 
     Attributes:
-        name: of the file, or of the array. rows: how many. shape: of a row. dtype: of its numbers.
+        name: of the file, or of the array. rows: how many there are. shape: of a row. dtype: of its numbers.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Rows(Protocol):
     dtype: np.dtype
 
     def read(self, first: int, count: int, room: Room | None = None) -> np.ndarray:
-        """Return some rows, an array of its own; or in `room`."""
+        """Return `count` rows from `first` on, as a new array or in the memory of `room`."""
 
 
 class Held:
@@ -107,14 +108,14 @@ class Stored:
     """An array in a file; see `Rows`.
 
     Args:
-        path: of the file. offset: of the first number in it, in bytes. shape, dtype: of the array.
-        fortran: whether its columns follow one another, and not its rows. member: its name, in a file of several.
+        path: the file. offset: of the first number in it, in bytes. shape, dtype: of the array.
+        fortran: whether it is stored column by column. member: its name, in a file of several arrays.
     """
 
     def __init__(
         self, path: Path, offset: int, shape: Sequence[int], dtype: np.dtype, fortran: bool = False, member: str = ""
     ) -> None:
-        self.path, self.name, self.dtype = path.absolute(), _name(path, member), dtype  # wherever the process goes
+        self.path, self.name, self.dtype = path.absolute(), _name(path, member), dtype  # the current folder may change
         self.rows, self.shape = int(shape[0]), tuple(map(int, shape[1:]))
         self._offset, self._fortran = offset, fortran and len(shape) > 1
         self._stamp = _stamp(os.stat(path))
@@ -123,7 +124,7 @@ class Stored:
         """Read some rows.
 
         Raises:
-            FileFormatError: the file has gone, was changed, or cannot be read.
+            FileFormatError: the file is gone, was changed, or cannot be read.
         """
         own = Room()
         room = room or own
@@ -131,7 +132,7 @@ class Stored:
             file = room.file(self.path)
             self._check(file, first)
             rows = self._rows(file, first, count, room)
-            self._check(file, first)  # somebody may have written meanwhile
+            self._check(file, first)  # again: it may have been changed while it was read
             return rows
         except FileFormatError:
             raise
@@ -153,7 +154,7 @@ class Stored:
             data = room.array((count, *self.shape), self.dtype)
             self._numbers(file, first * width, data.reshape(-1), first)
             return data
-        columns = np.empty((width, count), self.dtype)  # the last axis is the slowest
+        columns = np.empty((width, count), self.dtype)  # in Fortran's order the last axis varies slowest
         for column in range(width):
             self._numbers(file, column * self.rows + first, columns[column], first)
         return np.ascontiguousarray(columns.reshape(*self.shape[::-1], count).T)
@@ -169,7 +170,7 @@ class Stored:
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int, int]:
-    """Return what tells a file from another, and from itself after a change."""
+    """Return numbers by which a file is recognised, and seen to be changed."""
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -177,7 +178,7 @@ def npy(path: Path) -> Stored:
     """Return the array in a .npy file.
 
     Raises:
-        FileFormatError: it is something else, damaged, cut short, or holds no numbers.
+        FileFormatError: it is something else, damaged, truncated, or does not hold numbers.
     """
     with open_file(path, NPY, whole=False) as file:
         try:
@@ -198,10 +199,11 @@ def npz(path: Path, *choices: Sequence[str], optional: bool = False) -> list[Sto
     """Return arrays in an npz file.
 
     Args:
-        choices: for each, the names that it may have, the preferred one first. optional: leave out those not there.
+        path: the file. choices: for each array, the names that it may have, the preferred one first.
+        optional: whether to leave out missing arrays instead of raising an error.
 
     Raises:
-        FileFormatError: the file is something else, damaged or cut short, or an array is missing or compressed.
+        FileFormatError: the file is something else, damaged or truncated, or an array is missing or compressed.
     """
     with archive.open_archive(path, NPZ, whole=False) as opened:
         found = [(next((n for n in names if n in opened.names), None), names) for names in choices]
@@ -236,7 +238,7 @@ def _name(path: Path, member: str = "") -> str:
 
 
 def mapped(array: np.memmap[Any, Any], name: str) -> Rows:
-    """Return a memory-mapped array as one in a file where that is what it is, else as one in memory."""
+    """Return a memory-mapped array as `Stored` if the file still holds it, else as `Held` in memory."""
     held, whole = Held(array, name), getattr(array, "_mmap", None)
     path, by_rows = getattr(array, "filename", None), array.flags.c_contiguous
     if path is None or whole is None or array.mode == "c" or not (by_rows or array.flags.f_contiguous):
@@ -249,4 +251,4 @@ def mapped(array: np.memmap[Any, Any], name: str) -> Rows:
         same = all(stored.read(row, 1).tobytes() == held.read(row, 1).tobytes() for row in rows)
     except (OSError, FileFormatError):
         same = False
-    return stored if same else held  # the mapped file may have gone, and another have its name
+    return stored if same else held  # the mapped file may have been replaced by another of the same name

@@ -32,6 +32,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Table", "load_features", "load_table"):  # imported when first asked for: they are many modules
+    if name in ("Table", "load_features", "load_table"):  # imported when first used, since they need many modules
         return getattr(import_module("nnx.datasets.tables"), name)
     raise AttributeError(f"module 'nnx.datasets' has no attribute {name!r}")

@@ -28,23 +28,23 @@ UNREADABLE = (
     ValueError, TypeError, EOFError, OSError, KeyError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile,
     zlib.error,
 )  # fmt: skip
-EXPANDED = 1 << 30  # bytes that the compressed arrays of a file may expand to: a thousandth of that may be in the file
+EXPANDED = 1 << 30  # bytes that a file's compressed arrays may expand to, possibly from a thousandth of that
 CONTENTS = 1 << 20  # bytes of a zip file's table of contents: some ten thousand arrays
 CHUNK = 1 << 18  # bytes read at once
 X_NAMES = ("x", "X", "x_train", "X_train", "arr_0")
 Y_NAMES = ("y", "Y", "y_train", "Y_train", "arr_1")
 TEST_NAMES = (("x_test", "X_test", "arr_2"), ("y_test", "Y_test", "arr_3"))
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that numpy writes
-LOCAL = 30  # bytes of what stands before a member, then its name and more, whose lengths are the last four of them
-# The third version differs only in how it writes the names of fields, and an array with fields is none of numbers.
+LOCAL = 30  # bytes of a member's header; its last four are the lengths of the name and the extra field that follow
+# The third version of the format differs only in the names of fields, which arrays of numbers do not have.
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0, (3, 0): npy.read_array_header_2_0}
 
 
 class Archive:
-    """An npz file that is open; see `open_archive`.
+    """An open npz file; see `open_archive`.
 
     Attributes:
-        names: of the arrays. file: what it is read from.
+        names: of the arrays. file: the open file.
     """
 
     def __init__(self, path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> None:
@@ -63,7 +63,7 @@ class Archive:
         """Read an array.
 
         Raises:
-            FileFormatError: it is damaged, holds Python objects, or is too large. KeyError: there is none of that name.
+            FileFormatError: it is damaged, holds Python objects, or is too large. KeyError: there is no such array.
         """
         info = self._members[name]
         try:
@@ -85,7 +85,7 @@ class Archive:
         """Return where in the file a stored array's numbers begin, its shape, whether columns come first, and type.
 
         Raises:
-            FileFormatError: it is compressed, damaged, or holds Python objects. KeyError: there is none of that name.
+            FileFormatError: it is compressed, damaged, or holds Python objects. KeyError: there is no such array.
         """
         info = self._members[name]
         if info.compress_type != zipfile.ZIP_STORED:
@@ -112,7 +112,7 @@ class Archive:
         )
 
     def _check_size(self, info: zipfile.ZipInfo) -> None:
-        """Refuse what expands to more than is said above."""
+        """Refuse an array if the file's arrays would expand to more than EXPANDED bytes."""
         if info.compress_type != zipfile.ZIP_STORED:
             self._expanded += info.file_size
             remedy = "write it with numpy.savez instead of savez_compressed, for which there is no such limit"
@@ -127,7 +127,7 @@ def open_archive(path: Path, expected: str, whole: bool = True) -> Iterator[Arch
         path: the file. expected: what it should be, and how to write one, for messages. whole: see `open_file`.
 
     Raises:
-        FileFormatError: it is no npz file.
+        FileFormatError: it is not an npz file.
     """
     with open_file(path, expected, whole=whole) as file:
         if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
@@ -148,14 +148,14 @@ def read_archive(path: Path, *choices: Sequence[str]) -> list[NDArray[Any]]:
         choices: for each array, the names that it may have, the preferred one first.
 
     Raises:
-        FileFormatError: the file is foreign or damaged, or an array is missing or holds Python objects.
+        FileFormatError: the file is of another format or damaged, or an array is missing or holds Python objects.
     """
     with open_archive(path, EXPECTED) as archive:
         return [_member(path, archive, names) for names in choices]
 
 
 def read_parts(path: Path) -> tuple[NDArray[Any], NDArray[Any], tuple[NDArray[Any], NDArray[Any]] | None]:
-    """Read features and labels from an npz file, and those for a test where it has some, as Keras writes them.
+    """Read features and labels from an npz file, and, if it has them, those of a test set, as Keras writes them.
 
     Raises:
         FileFormatError: see `read_archive`.
@@ -167,10 +167,10 @@ def read_parts(path: Path) -> tuple[NDArray[Any], NDArray[Any], tuple[NDArray[An
 
 
 def as_features(path: Path, x: NDArray[Any]) -> NDArray[np.float64]:
-    """Return features [N, F], all finite. What a sample holds in several dimensions, as pictures do, is put in a row.
+    """Return features [N, F], all finite. A sample with several axes, such as a picture, becomes one row.
 
     Raises:
-        FileFormatError: it is no array of real numbers, or empty, or some are nan or infinite.
+        FileFormatError: it is not an array of real numbers, is empty, or holds nan or infinite numbers.
     """
     if x.dtype.kind not in "fiub":
         raise FileFormatError(f"{path}: x holds {x.dtype}, expected real numbers; convert it, as with x.astype('f4')")
@@ -192,7 +192,7 @@ def as_labels(path: Path, y: NDArray[Any], samples: int) -> Column:
     """Return labels as a column of text or numbers.
 
     Raises:
-        FileFormatError: they are of another type or shape, or not as many as the samples.
+        FileFormatError: their type or shape cannot be used, or their number is not that of the samples.
     """
     if y.dtype.kind not in "fiubU":
         raise FileFormatError(f"{path}: y holds {y.dtype}, expected numbers or strings (not bytes); convert it")
@@ -218,26 +218,26 @@ def _member(path: Path, archive: Archive, names: Sequence[str]) -> NDArray[Any]:
 
 
 class _Bounded:
-    """A file that gives at most so much at once: a table of contents is read as a whole, however long it says it is."""
+    """A file that returns at most CONTENTS bytes at once: zipfile reads a table of contents of any stated size."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self.seekable, self._read = file.seek, file.tell, file.seekable, file.read
 
     def read(self, size: int = -1) -> bytes:
-        """Read so many bytes; all that are left where a zip file's comment is looked for, at its end."""
+        """Read `size` bytes; or all that are left, as zipfile does to find the comment at the end."""
         if size > CONTENTS:
             raise zipfile.BadZipFile(f"its table of contents has {size} bytes, expected at most {CONTENTS}")
         return self._read(size)
 
 
 def header_of(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, whether columns come first, and type."""
+    """Return an array's shape, whether it is stored column by column, and its type."""
     version = npy.read_magic(member)
     if version not in HEADERS:
         raise ValueError(f"its header is of the unknown version {version}")
     try:
         shape, fortran, dtype = HEADERS[version](member)
-    except Exception as error:  # the header is an expression of Python's, parsed by Python, which has many objections
+    except Exception as error:  # the header is a Python expression, which can fail to be parsed in many ways
         raise ValueError(f"its header is damaged: {error}") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects")

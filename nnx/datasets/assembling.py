@@ -1,4 +1,4 @@
-"""Table assembly: names from the first line, samples from those below it that are some."""
+"""Table assembly: which lines of a source are titles, names of columns, samples, or none of these."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .columns import Column, Rows, numbered
 from .header import counts_columns, equal_rows, is_header
 
 TOTALS = ("total", "totals", "grand total", "sum", "average", "mean")
-ENOUGH = 3  # rows besides it that the last one may sum up
+ENOUGH = 3  # a last row can be one of totals only if there are so many other rows
 
 Cells = Sequence[Sequence[str]]
 
@@ -30,10 +30,10 @@ def assemble(
     """Return a table.
 
     Args:
-        source: for messages. first: the cells of its first line. below: its columns without that.
-        at: says where a row below is, counted from 0; the first line is -1.
-        header: whether the first line holds names; None looks at it, and at what is below it.
-        known: names that make it a header when it holds half of them.
+        source: its name, for messages. first: the cells of the first line. below: the columns without the first line.
+        at: returns in words the place of a row below, counted from 0; the first line is -1.
+        header: whether the first line holds names; None decides by that line and by those below.
+        known: the first line holds names if half of these are in it.
         notes, decimal: see `Rows`.
 
     Raises:
@@ -57,7 +57,7 @@ def assemble(
         said.append(f"the first line, {','.join(first[:3])} ..., is taken for names; --no-header says otherwise")
     names = _names(f"{source}, {at(-1)}", first) if header else numbered(len(first))
     filled = [i for i, column in enumerate(cells) if (header and first[i]) or any(column)]
-    if not header:  # blanks at the end are what a comma at the end of each line leaves
+    if not header:  # a comma at the end of each line makes a last column of blanks
         filled = list(range(1 + max(filled, default=0)))
     columns = (
         Column(
@@ -71,7 +71,7 @@ def assemble(
 
 
 def _titles(first: Sequence[str], below: Cells) -> int:
-    """Return how many lines stand above a line of names: titles in the first cell, and blank ones."""
+    """Return how many lines are above the line of names: titles, which fill only the first cell, and blank lines."""
     if len(first) < 3 or not first[0] or any(first[1:]):
         return 0
     count = next((row for row, cells in enumerate(zip(*below, strict=True)) if any(cells[1:])), None)
@@ -86,7 +86,7 @@ def _further(at: Callable[[int], str], lines: int, row: int) -> str:
 
 
 def _no_samples(head: Sequence[str], cells: Cells, at: Callable[[int], str]) -> tuple[set[int], list[str]]:
-    """Return the rows that are none: blank, the header once more, or a last one of totals; and what to say of them."""
+    """Return the rows that are not samples (blank, a repeated header, totals at the end), and notes about them."""
     notes = []
     blank = [row for row, cell in enumerate(cells[0]) if not cell and not any(column[row] for column in cells)]
     again = equal_rows(head, cells) if head else []
@@ -103,7 +103,7 @@ def _no_samples(head: Sequence[str], cells: Cells, at: Callable[[int], str]) -> 
 
 
 def _totals(cells: Cells, row: int) -> str:
-    """Return the word that says that a row is no sample but sums up the others; "" if none does."""
+    """Return the word, such as "total", which shows that a row sums up the others; "" if there is none."""
     filled = [column for column in cells if column[row]]
     word = filled[0][row] if filled else ""
     alone = word.casefold().rstrip(":") in TOTALS and filled[0].count(word) == 1

@@ -1,7 +1,7 @@
-"""A table as it was read, before anything is understood of it: columns of text, or of numbers where these are typed.
+"""A table as it was read, before it is interpreted: columns of text, or of numbers if the source has types.
 
-Every source becomes this: CSV holds text anyway, and what Excel, Parquet, JSON and frames hold besides numbers is
-written as text. So there is one set of rules for what a column is.
+Every source is converted to this form: CSV is text anyway; of Excel, Parquet, JSON and frames, everything but numbers
+becomes text. So one set of rules decides what a column means.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from nnx.errors import InputError
 BLANKS = " \t\r\n\v\f\xa0\ufeff"
 EXCEL_ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
 NOT_A_NUMBER = ("nan", "-nan", "+nan", "nan(ind)", "-nan(ind)", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan")  # C's
-# What stands where nothing is known, in capitals or not; \N is that of MySQL and PostgreSQL.
+# Placeholders for missing values, in upper or lower case; \N is that of MySQL and PostgreSQL.
 PLACEHOLDERS = frozenset(
     {"", "na", "n/a", "n.a.", "#na", "<na>", "nat", "null", "(null)", "none", "\\n", "?", "-", "--", "..", ".",
      *NOT_A_NUMBER, *(error.casefold() for error in EXCEL_ERRORS)}
 )  # fmt: skip
-CODE = re.compile("0[0-9]+|-?[0-9]{16,}")  # digits that may be a name: 007, or more than float64 tells apart
-CODES = re.compile(f"^(?:{CODE.pattern})$", re.MULTILINE)  # in cells, one a line
+CODE = re.compile("0[0-9]+|-?[0-9]{16,}")  # digits that may be a name: 007, or more digits than float64 holds exactly
+CODES = re.compile(f"^(?:{CODE.pattern})$", re.MULTILINE)  # the same in cells joined by line ends
 LONGEST_PLACEHOLDER = max(map(len, PLACEHOLDERS))
 LONGEST = 40  # characters of a cell that are shown
-EXACT = 2.0**53  # the whole numbers that float64 tells apart end here
+EXACT = 2.0**53  # float64 holds integers up to this exactly
 
 
 class Column:
@@ -38,7 +38,7 @@ class Column:
 
     Args:
         name: its name. text: [N] cells without blanks around them. numbers: [N] float64, nan where one is missing.
-            One of the two is given. nameless: the file has names, but none for this column.
+            One of the two is given. nameless: whether the file names its columns, but not this one.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Column:
 
     @cached_property
     def text(self) -> list[str]:
-        """The cells as text: whole numbers without a point."""
+        """The cells as text, integers without a decimal point."""
         return list(map(digits_of, [] if self.numbers is None else self.numbers.tolist()))
 
     @cached_property
@@ -68,36 +68,36 @@ class Column:
 
     @property
     def values(self) -> list[str]:
-        """The different cells, in the order in which they come."""
+        """The distinct cells, in the order of their first occurrence."""
         return self._distinct[0]
 
     @property
     def codes(self) -> NDArray[np.int64]:
-        """[N] which of the values each cell is."""
+        """For each cell [N], its index in `values`."""
         return self._distinct[1]
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """How often each of the values occurs."""
+        """How often each of `values` occurs."""
         return np.bincount(self.codes, minlength=len(self.values))
 
     @cached_property
     def plain(self) -> NDArray[np.float64] | None:
-        """The cells as numbers, where each is one as programs write it, and none may be a code: the quick way."""
+        """The cells as numbers, found quickly; None unless all are numbers as programs write them, and none a code."""
         if self.numbers is not None:
             return None
         try:
             numbers = np.array(list(map(float, self.text)), dtype=np.float64)
         except ValueError:
             return None
-        cells = "\n".join(self.text)  # one search is quicker than one a cell
-        # float() takes 1_000, as Python's source does; in a table it is no number
+        cells = "\n".join(self.text)  # one search in all cells is faster than one in each
+        # float() accepts 1_000, as in Python source; in a table that is not a number
         odd = np.isnan(numbers).any() or "_" in cells or CODES.search(cells)
         return None if odd else numbers
 
     @cached_property
     def missing(self) -> NDArray[np.bool_]:
-        """[N] whether a cell holds nothing, or a placeholder."""
+        """For each cell [N], whether it is blank or holds a placeholder."""
         if self.numbers is not None:
             return np.isnan(self.numbers)
         if self.plain is not None:
@@ -106,24 +106,24 @@ class Column:
 
     @cached_property
     def holes(self) -> NDArray[np.bool_]:
-        """Which of the values say that nothing is known."""
+        """For each of `values`, whether it stands for a missing value."""
         return np.array([is_missing(value) for value in self.values], dtype=bool)
 
     @cached_property
     def parsed(self) -> dict[tuple[str, str | None], Any]:
-        """What `numbers_in` found, by the mark and the unit that it was told: parsing takes longer than all else."""
+        """A cache of `numbers_in`, by its arguments decimal mark and unit, since parsing takes the most time."""
         return {}
 
 
 def digits_of(number: float) -> str:
-    """Return a number as text, a whole one without a point; "" for nan."""
+    """Return a number as text, an integer without a decimal point; "" for nan."""
     if number != number:
         return ""
     return str(int(number)) if number == number // 1 and abs(number) < EXACT else repr(number)
 
 
 def is_missing(cell: str) -> bool:
-    """Tell whether a cell says that nothing is known."""
+    """Return whether a cell stands for a missing value."""
     return len(cell) <= LONGEST_PLACEHOLDER and cell.casefold() in PLACEHOLDERS
 
 
@@ -132,10 +132,10 @@ class Rows:
     """A table as it was read.
 
     Attributes:
-        source: the file, or what else it is, for messages. columns: all of the same length.
+        source: the name of the file or other source, for messages. columns: all of the same length.
         named: whether the source has names for its columns; if not, they are "column 1", "column 2" ...
-        at: says where a row stands, such as "line 7". notes: what was decided on the way.
-        decimal: the decimal mark that the source shows, which tells where a column does not; "" if it shows none.
+        at: returns in words the place of a row, such as "line 7". notes: what was decided while reading.
+        decimal: the decimal mark used in the source, for columns that do not show theirs; "" if unknown.
     """
 
     source: str
@@ -154,22 +154,22 @@ class Rows:
         return len(self.columns[0]) if self.columns else 0
 
     def place(self, row: int, column: int) -> str:
-        """Say where a cell is."""
+        """Return in words the place of a cell."""
         name = f" ({self.names[column]!r})" if self.named else ""
         return f"{self.source}, {self.at(row)}, column {column + 1}{name}"
 
     def noting(self, *notes: str) -> Rows:
-        """Return the same table with more notes."""
+        """Return the same table with additional notes."""
         return replace(self, notes=(*self.notes, *notes))
 
     def find(self, wanted: str | int, said: Callable[[str | int], str]) -> int:
         """Return the index of a column by its name, or else by its position: 1 is the first, -1 the last.
 
         Args:
-            said: makes of a name or a position what to write for it, as "label='y'".
+            wanted: the name or position. said: turns it into text for messages, such as "label='y'".
 
         Raises:
-            InputError: there is none.
+            InputError: there is no such column.
         """
         if isinstance(wanted, str) and wanted in self.names:
             return self.names.index(wanted)
@@ -200,26 +200,26 @@ def _whole(wanted: str | int) -> int | None:
 
 
 def like(rows: Sized) -> str:
-    """Say how many more rows there are besides the first."""
+    """Return words for how many more rows there are besides the first."""
     return f", like {len(rows) - 1} more" if len(rows) > 1 else ""
 
 
 def not_finite(x: NDArray[np.float64]) -> tuple[int, int] | None:
-    """Return the row and the column of the first number that is not finite; None where all are."""
+    """Return row and column of the first number that is not finite; None if all are."""
     finite = np.isfinite(x)
     return None if finite.all() else divmod(int(np.argmin(finite)), x.shape[1])
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """Return names for columns that have none."""
+    """Return names for `count` columns that have none."""
     return tuple(f"column {i + 1}" for i in range(count))
 
 
 def short(cell: str) -> str:
-    """Write out a cell, or its beginning."""
+    """Return a cell for a message, shortened if it is long."""
     return repr(cell) if len(cell) <= LONGEST else f"{cell[:LONGEST]!r}..."
 
 
 def few(names: Sequence[str]) -> str:
-    """Write out at most ten names."""
+    """Return at most ten names as text."""
     return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

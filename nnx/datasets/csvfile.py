@@ -1,7 +1,4 @@
-"""CSV files: pandas reads the cells; what it must be told for that is found out here.
-
-Which encoding, which separator, and where the table begins. Every cell stays the text that it is.
-"""
+"""CSV files: encoding, separator and beginning of the table are detected here; then pandas reads the cells as text."""
 
 from __future__ import annotations
 
@@ -23,13 +20,13 @@ from .header import is_header
 from .needs import optional
 from .written import is_number
 
-WIDEST = 100_000  # columns: each of them takes some 0.3 ms to be understood
-LOOKS = 100  # records that settle the separator
+WIDEST = 100_000  # the most columns that a table may have; interpreting one takes some 0.3 ms
+LOOKS = 100  # records that are looked at to find the separator
 MARKS = ",;\t|"
-MAY_BE_BLANKS = (b'"', *(blank.encode() for blank in BLANKS if blank not in "\r\n"))  # within quotes, also these
+MAY_BE_BLANKS = (b'"', *(blank.encode() for blank in BLANKS if blank not in "\r\n"))  # quotes may hide blanks too
 SPACES = r"\s+"
 DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
-# What is no group of thousands in front of it: 1,5 and 0,125 and 1.234,5
+# A decimal comma, which does not follow a group of thousands: 1,5 and 0,125 and 1.234,5
 CLEAR_COMMA = re.compile(r"[-+]?(?:\d*,(?!\d{3}$)\d+|0?,\d+|\d{4,},\d+|\d{1,3}(?:\.\d{3})+,\d+)")
 CLEAR_POINT = re.compile(r"[-+]?(?:\d*\.(?!\d{3}$)\d+|0?\.\d+|\d{4,}\.\d+|\d{1,3}(?:,\d{3})+\.\d+)")
 SAYS_SEPARATOR = re.compile(rb"\s*\"?sep=(.)\"?[ ,;\t]*(\r\n|\r|\n)", re.IGNORECASE)
@@ -41,11 +38,11 @@ def read_csv(path: Path, data: bytes, header: bool | None = None, known: Collect
 
     Args:
         path: the file, for messages. data: its bytes.
-        header: whether the first line holds names; None looks at it and at what is below it.
-        known: names that make the first line a header when it holds half of them.
+        header: whether the first line holds names; None decides by that line and by those below.
+        known: the first line holds names if half of these are in it.
 
     Raises:
-        FileFormatError: it is no text, empty, or not a table. MissingExtra: pandas is not installed.
+        FileFormatError: it is not text, empty, or not a table. MissingExtra: pandas is not installed.
     """
     pandas = optional("pandas", "tables", "reading CSV files")
     data, notes = as_utf8(path, data)
@@ -53,7 +50,7 @@ def read_csv(path: Path, data: bytes, header: bool | None = None, known: Collect
 
 
 class _Reader:
-    """Reads one file: its table begins at `start` in `data`, and what is below its first line at `begin`."""
+    """Reads one file. In `data`, the table begins at `start`, and the part below its first line at `begin`."""
 
     def __init__(self, path: Path, data: bytes, notes: list[str], may_have_names: bool) -> None:
         self.path, self.data, self.notes, self.start = path, data, notes, 0
@@ -95,7 +92,7 @@ class _Reader:
         self.start = line + 1 if line >= 0 else self.start
 
     def _skip_comments(self) -> list[str]:
-        """Go past lines at the top that begin with #; return them without it."""
+        """Skip lines at the top that begin with #; return them without the #."""
         comments = []
         self._skip_blanks()
         while self.data.startswith(b"#", self.start):
@@ -142,7 +139,7 @@ class _Reader:
         return io.TextIOWrapper(stream, "utf-8", newline="")
 
     def _records(self, start: int, mark: str) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of the last line and the cells of every record that is not blank."""
+        """Yield, for every record that is not blank, the number of its last line, and its cells."""
         lines: Iterator[str] = self._text(start)
         if mark == SPACES:
             lines, mark = (re.sub(r"[ \t]+", " ", line).strip(" ") for line in lines), " "
@@ -160,7 +157,7 @@ class _Reader:
             ) from error
 
     def _find_mark(self) -> str:
-        """Return what separates the cells: what divides all lines alike, into the most cells."""
+        """Return the separator: the one that divides all lines into the same number of cells, and the most cells."""
         heads = {mark: self._sample(mark) for mark in MARKS}
         even = {mark: head for mark, head in heads.items() if _even(head)}
         for mark in ";\t|":
@@ -174,21 +171,21 @@ class _Reader:
         return max(heads, key=lambda mark: len(heads[mark][0]) if heads[mark] else 0)
 
     def _sample(self, mark: str) -> list[list[str]]:
-        """Return some records as a separator divides them; none where it makes no sense of the quotes."""
+        """Return some records divided by a separator; none if quotes do not match with it."""
         try:
             return _below_titles([cells for _, cells in islice(self._records(self.start, mark), LOOKS)])
         except FileFormatError:
             return []
 
     def _head(self) -> tuple[list[str], list[list[str]]]:
-        """Return the first record, and some after it; note where the second begins."""
+        """Return the first record, and some after it; set `begin` to where the second begins."""
         records = self._records(self.start, self.mark)
         line, first = next(records, (0, [""]))
         self.begin = self._behind(line)
         return first, [cells for _, cells in islice(records, LOOKS)]
 
     def _find_width(self, others: list[list[str]]) -> int:
-        """Return the number of columns; the first line may lack a name for names of rows, or a comma at the end."""
+        """Return the number of columns; the first line may have no name for a column of row names, or no last comma."""
         width, widths = len(self.first), {len(cells) for cells in others}
         several = len(others) > 1
         if several and widths == {width + 1} and not any(cells[-1].strip(BLANKS) for cells in others):
@@ -197,7 +194,7 @@ class _Reader:
             self.first, self.names_given = ["", *self.first], True
         elif widths == {width - 1} and not self.first[-1].strip(BLANKS):
             self.first = self.first[:-1]
-        elif others and len(others[0]) > width:  # pandas would take what is too much for names of rows
+        elif others and len(others[0]) > width:  # pandas would take the extra cells for names of rows
             self.width = width
             line = next(islice(self._records(self.start, self.mark), 1, None))[0]
             raise self._wrong_width(self._lines_before(self.start) + line, len(others[0]))
@@ -218,9 +215,9 @@ class _Reader:
         except (pandas.errors.ParserError, ValueError) as error:
             raise self._refusal(str(error)) from error
         columns: list[list[str]] = frame.to_numpy(dtype=object).T.tolist()
-        if any(self.data.find(mark, self.begin) >= 0 for mark in MAY_BE_BLANKS):  # which are seldom there
+        if any(self.data.find(mark, self.begin) >= 0 for mark in MAY_BE_BLANKS):  # seldom true
             columns = [[cell.strip(BLANKS) for cell in column] for column in columns]
-        if self.width > 1 and "" in columns[-1]:  # a row that is too short is filled up without a word
+        if self.width > 1 and "" in columns[-1]:  # pandas silently fills up rows that are too short
             self._check_widths()
         return columns
 
@@ -254,7 +251,7 @@ class _Reader:
         return len(re.findall(rb"\r\n|\r|\n", self.data[:start]))
 
     def _line(self, record: int) -> int:
-        """Return the line of a record, counted from 0 below the first one; -1 is that one."""
+        """Return the line number of a record; records are counted from 0 below the first one, which is -1."""
         if record < 0:
             return self._lines_before(self.begin)
         found = next(islice(self._records(self.begin, self.mark), record, None), (1, []))
@@ -262,7 +259,7 @@ class _Reader:
 
 
 def too_wide(path: Path, width: int) -> FileFormatError:
-    """Return the error that a table has too many columns to be looked at one by one."""
+    """Return the error that a table has too many columns."""
     return FileFormatError(
         f"{path}: there are {width:,} columns, expected at most {WIDEST:,}; save it as .npz for numpy"
     )
@@ -279,7 +276,7 @@ def _below_titles(records: list[list[str]]) -> list[list[str]]:
 
 
 def _even(head: list[list[str]]) -> bool:
-    """Tell whether a separator divides all lines alike; the first may have one cell more or less."""
+    """Return whether all records have the same number of cells; the first may have one more or one less."""
     widths = Counter(len(cells) for cells in head[1:] or head)
     if len(widths) != 1 or min(widths) < 2:
         return False
@@ -287,12 +284,12 @@ def _even(head: list[list[str]]) -> bool:
 
 
 def _names_rows(records: list[list[str]]) -> bool:
-    """Tell whether the first cells may name the rows: no two are alike, as those before a decimal comma would be."""
+    """Return whether the first cells may be names of rows, all different; the parts before decimal commas are not."""
     return len({cells[0] for cells in records}) == len(records)
 
 
 def _decimal(mark: str, records: list[list[str]]) -> str:
-    """Return the decimal mark of a file: that of most cells which cannot be read with the other one; "" if none."""
+    """Return the decimal mark of a file: that of most cells that only one of the two marks can explain; "" if none."""
     cells = [cell.strip(BLANKS) for record in records for cell in record]
     commas, points = (sum(map(bool, map(clear.fullmatch, cells))) for clear in (CLEAR_COMMA, CLEAR_POINT))
     if commas == points:

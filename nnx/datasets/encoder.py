@@ -1,7 +1,8 @@
-"""Encoders: what becomes of one column of a table, learned from the rows that are trained on, applied to any.
+"""Encoders: how one column of a table becomes features; learned from the rows that are trained on, applied to any rows.
 
-What is learned here is little and plain: a median for blanks, the names of a category. (scikit-learn's transformers do
-the same, but must be there to predict, and take more code to be written as JSON than this has.) Numbers stay float64.
+Little is learned: a median for blanks, the names of a category. (scikit-learn's transformers do the same, but would
+have to be installed for predicting, and writing them as JSON would take more code than this file has.) Numbers stay
+float64.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ from .kinds import (
 )  # fmt: skip
 from .written import SHARE, numbers_in
 
-MOST_LEVELS = 64  # names of a category that get a column each
-RARE = 5  # rows of a name that tell something about it; fewer in small tables
+MOST_LEVELS = 64  # the most names of a category that get a feature each
+RARE = 5  # a name gets a feature only if it has so many rows; fewer in small tables
 OTHER = "(other)"
 YEAR, WEEK = 365.2425, 7.0
-CYCLES = {"year": YEAR, "week": WEEK, "day": 1.0}  # of a date, in days
+CYCLES = {"year": YEAR, "week": WEEK, "day": 1.0}  # the periods of a date's cyclic features, in days
 KINDS = (*USED, "constant", "id", TEXT, "empty", DROPPED)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What becomes of a column.
+    """How a column becomes features.
 
     Attributes:
-        name: of the column. kind: see kinds.py; one that is not used has no features, but for that a cell is blank.
-        fill: what stands for a blank: the median. blank: whether a feature says that a cell was blank.
-        levels: a category's names that get a feature each. other: whether all others together get one.
-        decimal: the decimal mark. unit: of numbers; None, in files of earlier versions, is any. format: of a date.
-        cycles: of a date, which say where in the year, week or day it is.
-        binary: whether a number was 0 or 1 in all rows, so that True and False mean the same.
-        why: in words, why it is left out.
+        name: of the column. kind: see kinds.py; a column that is not used has at most the feature for blanks.
+        fill: the value in the place of blanks: the median. blank: whether a feature says that a cell was blank.
+        levels: the names of a category that get a feature each. other: whether all other names get one together.
+        decimal: the decimal mark. unit: of numbers; None, in files of earlier versions, means any. format: of a date.
+        cycles: the cyclic features of a date: its place in the year, the week or the day.
+        binary: whether all numbers were 0 or 1, so that True and False are accepted too.
+        why: in words, why the column is left out.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Encoder:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The names of what it becomes."""
+        """The names of its features."""
         own: tuple[str, ...] = ()
         if self.kind in (NUMBER, FLAG, DATE):
             turns = (f"{self.name}, {turn} of the {cycle}" for cycle in self.cycles for turn in ("sine", "cosine"))
@@ -79,11 +80,11 @@ class Encoder:
 
     @property
     def measured(self) -> tuple[bool, ...]:
-        """Which features are amounts, to be centred and scaled; the others are 0 or 1."""
+        """For each feature, whether it is an amount, to be centred and scaled, and not just 0 or 1."""
         return tuple(self.kind in (NUMBER, DATE) and i == 0 for i in range(len(self.features)))
 
     def encode(self, column: Column, decimal: str = "") -> NDArray[np.float64]:
-        """Return [N, features], all finite. See `values` for the arguments."""
+        """Return a column's features [N, F], all finite. See `values` for the arguments."""
         if self.kind == CATEGORY:
             parts = [_one_hot(column, self.levels, self.other)]
         elif self.kind in (NUMBER, FLAG, DATE):
@@ -102,7 +103,7 @@ class Encoder:
         """Return a column as numbers [N], nan where one is missing or cannot be read.
 
         Args:
-            column: the column. decimal: the decimal mark of the file that it is in; "" is that of the training file.
+            column: the column. decimal: the decimal mark of its file; "": that of the training file.
         """
         if self.kind == NUMBER:
             numbers = numbers_in(column, decimal or self.decimal, self.unit).values
@@ -110,10 +111,10 @@ class Encoder:
         return flags_in(column) if self.kind == FLAG else dates_in(column, self.format)[0]
 
     def check(self, column: Column, rows: Rows, at: int) -> list[str]:
-        """Refuse a column that is of another kind than in training; return what is to be said of a few cells.
+        """Refuse a column of another kind than in training; return notes about single cells.
 
         Args:
-            column: the column. rows, at: the table it is in, and where, for messages.
+            column: the column. rows, at: its table, and its index there, for messages.
         """
         filled = ~column.missing
         if self.kind not in USED:
@@ -155,13 +156,13 @@ def _are_numbers(column: Column) -> bool:
 
 def _one_hot(column: Column, levels: Sequence[str], other: bool) -> NDArray[np.float64]:
     index = {level: i for i, level in enumerate(levels)}
-    rest, none = len(levels), len(levels) + 1  # the place of all others, and of what has none
+    rest, none = len(levels), len(levels) + 1  # the indices of all other names, and of cells without a feature
     places = [none if is_missing(v) else index.get(v, rest) for v in column.values]
     return np.eye(len(levels) + 2)[np.array(places, dtype=np.int64)][column.codes][:, : len(levels) + other]
 
 
 def learn(found: Understood, rows: NDArray[np.bool_] | None = None) -> Encoder:
-    """Learn from some rows what is to become of a column; from all of them where none are given."""
+    """Return the encoder of a column, learned from the rows given as a mask, or from all rows."""
     column = found.column
     rows = np.ones(len(column), dtype=bool) if rows is None else rows
     blank = column.missing if found.numbers is None else np.isnan(found.numbers)
@@ -186,7 +187,7 @@ def learn(found: Understood, rows: NDArray[np.bool_] | None = None) -> Encoder:
 
 
 def _cycles(days: NDArray[np.float64]) -> tuple[str, ...]:
-    """Return the cycles of which some dates see two or more, and not all at the same moment."""
+    """Return the cycles of which the dates cover at least two, unless all dates are at the same point of the cycle."""
     span = float(np.ptp(days)) if len(days) else 0.0
     return tuple(name for name, length in CYCLES.items() if span > 2 * length and np.ptp(days % length) > length / 100)
 

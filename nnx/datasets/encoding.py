@@ -1,4 +1,4 @@
-"""Text in whatever encoding it came, as UTF-8."""
+"""Conversion of text in any encoding to UTF-8."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from nnx.errors import FileFormatError
 
-LOOKS = 1000  # bytes that tell UTF-16
-MARKS = {  # of UTF-32 first, since one begins like that of UTF-16
+LOOKS = 1000  # bytes that are looked at to recognise UTF-16
+MARKS = {  # byte order marks; UTF-32 first, since its mark begins like that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
 }  # fmt: skip
 
 
 def as_utf8(path: Path, data: bytes) -> tuple[bytes, list[str]]:
-    """Return a file's text in UTF-8, without a mark at its start, and what is to be said of its encoding."""
+    """Return a file's text in UTF-8, without a byte order mark, and notes about its encoding."""
     for mark, encoding in MARKS.items():
         if data.startswith(mark):
             try:
@@ -27,7 +27,7 @@ def as_utf8(path: Path, data: bytes) -> tuple[bytes, list[str]]:
     data = data.removeprefix(codecs.BOM_UTF8)
     if data[-LOOKS:].rstrip().endswith(b"\x1a"):  # which ended files once
         data = data.rstrip().removesuffix(b"\x1a")
-    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark: every second byte of plain text is 0
+    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark: every second byte of ASCII text is 0
         half = data[start:LOOKS:2]
         if half.count(0) > 0.9 * len(half) and 0 not in data[1 - start : LOOKS : 2]:
             with contextlib.suppress(UnicodeDecodeError):
@@ -43,7 +43,7 @@ def as_utf8(path: Path, data: bytes) -> tuple[bytes, list[str]]:
     except UnicodeDecodeError as error:
         line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
         try:
-            if not data.decode(errors="ignore").isascii():  # what is left is UTF-8, so this is damage
+            if not data.decode(errors="ignore").isascii():  # the rest is valid UTF-8, so some bytes are damaged
                 raise ValueError
             text = data.decode("cp1252").encode()
         except ValueError:

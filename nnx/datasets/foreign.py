@@ -1,4 +1,4 @@
-"""Files that are no table, told by what is in them: what each is, and what to do about it."""
+"""Files that are not tables, recognised by their contents: what each is, and what to do about it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPARSE = re.compile(rb"[-+.\deE]+([ \t]+\d+:[-+.\deE]+)+[ \t\r]*\n")  # 1 3:0.5 
 
 
 def foreign(data: bytes) -> tuple[str, str] | None:
-    """Return what a file is that is no table, and what to do about it; None where it may be one."""
+    """Return what a file is, if not a table, and what to do about it; None if it may be a table."""
     start = data[:1024].lstrip(b"\xef\xbb\xbf").lower()
     for magic, told in FOREIGN.items():
         if data.startswith(magic) or (magic.isascii() and start.lstrip().startswith(magic.lower())):
@@ -53,7 +53,7 @@ def foreign(data: bytes) -> tuple[str, str] | None:
 
 
 def spreadsheet(names: Collection[str]) -> str:
-    """Return whose spreadsheet a zip file is, by the names of what it holds; "" if it is none that is known."""
+    """Return which program's spreadsheet a zip file is, by the names of its members; "" if none is recognised."""
     if {"mimetype", "content.xml"} <= set(names):
         return "an OpenDocument spreadsheet"
     return "a spreadsheet of Apple's Numbers" if any(name.endswith(".iwa") for name in names) else ""

@@ -15,10 +15,10 @@ from .needs import optional
 
 
 def is_frame(given: object) -> bool:
-    """Tell whether something may be a frame: it has columns.
+    """Return whether an object may be a frame: it has columns.
 
     Raises:
-        InputTypeError: it is an array, or a column alone.
+        InputTypeError: it is an array, or a single column.
     """
     kind = type(given)
     if hasattr(kind, "columns") or hasattr(kind, "column_names"):
@@ -31,10 +31,11 @@ def is_frame(given: object) -> bool:
 
 
 def from_frame(given: Any, source: str = "the frame") -> Rows:
-    """Return what is in a frame.
+    """Return the table in a frame.
 
     Raises:
-        InputTypeError: it is none. InputError: two columns have the same name. MissingExtra: narwhals is not installed.
+        InputTypeError: it is no frame. InputError: two columns have the same name. MissingExtra: narwhals is not
+            installed.
     """
     narwhals = optional("narwhals", "tables", "reading frames")
     given = _with_text_names(given)
@@ -52,7 +53,7 @@ def from_frame(given: Any, source: str = "the frame") -> Rows:
 
 
 def _with_text_names(given: Any) -> Any:
-    """Return a frame of pandas with the names of its columns as text, all different."""
+    """Return a pandas frame with the names of its columns as text, all different; other frames as they are."""
     if not (hasattr(given, "iloc") and hasattr(given, "columns")):
         return given
     names = [str(name).strip(BLANKS) for name in given.columns]
@@ -78,7 +79,7 @@ def _column(narwhals: Any, name: str, series: Any) -> Column:
 
 
 def as_text(cell: Any) -> str:
-    """Return what a cell holds as text; "" for nothing."""
+    """Return a cell's contents as text; "" for a missing value."""
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return ""
     if isinstance(cell, str):

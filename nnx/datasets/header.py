@@ -1,4 +1,4 @@
-"""Header detection: by a first line's own cells, and by what is below them."""
+"""Header detection: whether a first line holds names, judged by its own cells and by the cells below them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from .columns import Column, is_missing
 from .written import SHARE, is_number, numbers_in
 
-LABEL_NAMES = ("label", "class", "target", "y")  # in order of preference, in capitals or not
-LOOKS = 1000  # cells that tell whether a column is one of numbers
-MANY = 5  # whole numbers in order at the head of so many columns are names
+LABEL_NAMES = ("label", "class", "target", "y")  # in order of preference, in upper or lower case
+LOOKS = 1000  # cells that are looked at to decide whether a column holds numbers
+MANY = 5  # integers in order are names of columns if there are so many
 
 
 def is_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
-    """Tell whether a first line holds names.
+    """Return whether a first line holds names.
 
     Args:
         first: its cells. below: the columns without it.
     """
-    if again := equal_rows(first, below):  # of files that were put together, or a sample that is there twice
+    if again := equal_rows(first, below):  # from files that were joined, or a sample that occurs twice
         gone = set(again)
         below = [[cell for row, cell in enumerate(column) if row not in gone] for column in below]
     pairs = list(zip(first, below, strict=True))
@@ -33,7 +33,7 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
         fresh = all(cell not in column for cell, column in pairs)
         return fresh and not all(cell.isdecimal() for column in below for cell in column)
     words = [(cell, column) for cell, column in pairs if not (is_number(cell) or is_missing(cell) or _as(cell, column))]
-    values = sum(cell in column for cell, column in words)  # a name seldom is a value too
+    values = sum(cell in column for cell, column in words)  # a name is seldom also a value
     above_numbers = sum(_are_numbers(column) for _, column in words)
     if above_numbers or values:
         return above_numbers > values
@@ -41,7 +41,7 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
 
 
 def equal_rows(first: Sequence[str], below: Sequence[Sequence[str]]) -> list[int]:
-    """Return the rows that have the same cells as the first line."""
+    """Return the numbers of the rows that are equal to the first line."""
     if not below:
         return []
     starts = (row for row, cell in enumerate(below[0]) if cell == first[0])
@@ -49,19 +49,19 @@ def equal_rows(first: Sequence[str], below: Sequence[Sequence[str]]) -> list[int
 
 
 def counts_columns(first: Sequence[str]) -> bool:
-    """Tell whether a line is 0, 1, 2 ... as pandas writes for a frame without names, or 1, 2, 3 ..."""
+    """Return whether a line is 0, 1, 2 ..., as pandas writes for a frame without names, or 1, 2, 3 ..."""
     cells = list(first[1:] if not first[0] else first)
     return len(first) > 1 and any(cells == [str(i + start) for i in range(len(cells))] for start in (0, 1))
 
 
 def _counts_up(first: Sequence[str]) -> bool:
-    """Tell whether the numbers of a line count up, as years do that are names of columns."""
+    """Return whether the numbers of a line increase by 1, like years as names of columns."""
     numbers = [int(cell) for cell in first if cell.isdecimal() and len(cell) < 16]
     return len(numbers) > 2 and all(b - a == 1 for a, b in pairwise(numbers))
 
 
 def _as(cell: str, column: Sequence[str]) -> bool:
-    """Tell whether a cell is a number of the unit of those below it: 12 kg above 13 kg."""
+    """Return whether a cell is a number in the unit of those below it, such as 12 kg above 13 kg."""
     return cell[:1] in "-+(0123456789" and not np.isnan(numbers_in(Column("", [*column[:LOOKS], cell])).values[-1])
 
 
@@ -72,6 +72,6 @@ def _are_numbers(column: Sequence[str]) -> bool:
 
 
 def label_places(names: Sequence[str]) -> list[int]:
-    """Return where the columns are that are called as labels are, in order of preference."""
+    """Return the indices of columns with names that labels usually have, in order of preference."""
     lower = [name.lower() for name in names]
     return [lower.index(name) for name in LABEL_NAMES if name in lower]

@@ -61,9 +61,9 @@ def mnist(path: str | os.PathLike[str] | None = None) -> tuple[X, Y, X, Y]:
     """Return the MNIST handwritten digits: 60,000 images for training and 10,000 for the test, 28 x 28 pixels.
 
     Args:
-        path: a folder that holds the four IDX files, compressed with gzip or not. With None it is the folder `mnist`
-            inside the one that the environment variable NNX_DATA names; or else the files are downloaded, once,
-            into the user's cache folder.
+        path: a folder that holds the four IDX files, compressed with gzip or not. None: the folder `mnist` inside the
+            one that the environment variable NNX_DATA names; if it is not set, the files are downloaded, once, into
+            the user's cache folder.
 
     Returns:
         x_train: [60000, 784] float32, from 0 (paper) to 1 (ink); a row is an image, line by line.
@@ -84,7 +84,7 @@ def mnist(path: str | os.PathLike[str] | None = None) -> tuple[X, Y, X, Y]:
 
 
 def fashion_mnist(path: str | os.PathLike[str] | None = None) -> tuple[X, Y, X, Y]:
-    """Return Fashion-MNIST: pictures of clothes in MNIST's format, for the book's chapters 19 to 22.
+    """Return Fashion-MNIST: pictures of clothes in MNIST's format, which the book uses in chapters 19 to 22.
 
     The classes are T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot.
 
@@ -103,7 +103,7 @@ def fashion_mnist(path: str | os.PathLike[str] | None = None) -> tuple[X, Y, X, 
 
 
 def _folder(call: str, path: str | os.PathLike[str] | None, source: Source) -> Path:
-    """Decide which folder to read."""
+    """Return the folder to read."""
     if path is not None:
         return as_path(call, path)
     if not (root := os.environ.get("NNX_DATA", "").strip()):
@@ -184,7 +184,7 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         whole = start + elements
         if size in (None, whole):
             check_size(path, elements, MOST, "is said to hold")
-            # A byte more than there should be: at the end of a gzip file its checksum is looked at.
+            # One byte more than there should be, as gzip verifies its checksum only at the end of the file.
             data = file.read(elements + 1)
             size = len(head) + len(data)
     if size != whole:
@@ -200,9 +200,10 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, int | None]]:
-    """Open a file, uncompressed if it is gzip's, whatever the name says (browsers unpack, names stay).
+    """Open a file, decompressing it if it is a gzip file, whatever its name: browsers may unpack and keep the name.
 
-    Its size comes with it; None where only reading it tells.
+    Yields:
+        The file and its size; None if the size is known only after reading.
     """
     with open_file(path, "an IDX file") as file:
         compressed = file.read(2) == b"\x1f\x8b"

@@ -1,7 +1,7 @@
 """Kinds of columns: numbers, a category, a date, a name of each row ...
 
-A kind is decided by all cells of a column, and by shares of them, so that a few odd cells do not turn it: where nine
-cells of ten are numbers, the others are taken for missing, and told.
+A kind is decided by the shares of all cells of a column, so that a few odd cells do not change it: if nine cells of ten
+are numbers, the others count as missing, and the user is told.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from .columns import CODE, EXACT, Column, is_missing, short
 from .written import LONGEST_NUMBER, SHARE, example, numbers_in
 
-MOST_UNITS = 4  # more of them are no units
-MIXED = 0.5  # from here on, a column of text is told to hold numbers too
+MOST_UNITS = 4  # more different endings than this are not units
+MIXED = 0.5  # from this share of numbers on, the user is told that a column of text holds numbers too
 
 NUMBER, FLAG, CATEGORY, DATE = "number", "true/false", "category", "date"
 CONSTANT, NAME, TEXT, EMPTY, DROPPED = "constant", "id", "text", "empty", "dropped"
@@ -31,19 +31,19 @@ NAMES_OF_IDS = re.compile(
     r"(?i:unnamed: ?\d+|(?:__index_)?level_\d+(?:__)?"  # by pandas
     r"|id|index|idx|row|nr|no\.?|#|.*[ _.-]id|row[ _.-]?\w*)|.*[a-z0-9]I[dD]"
 )
-WORDS = 4  # so many in a cell, on average, are sentences
+WORDS = 4  # so many words in a cell, on average, are sentences
 
 
 @dataclass(frozen=True, eq=False)
 class Understood:
-    """A column, and what it is.
+    """A column with its kind.
 
     Attributes:
         column: as it was read. kind: one of the above.
-        numbers: [N] float64 of a number, a date (days since 1970), or True and False (1, 0); nan where missing or odd.
-        distinct: how many different cells there are, without those that are missing.
-        odd: rows whose cell is filled, and not of the kind.
-        decimal: the decimal mark. unit: of numbers. format: of a date. why: what is to be said of it.
+        numbers: [N] float64: numbers, dates (days since 1970), or 1 and 0 for True and False; nan if missing or odd.
+        distinct: the number of distinct cells, without missing ones.
+        odd: the rows whose cell is filled, but not of the kind.
+        decimal: the decimal mark. unit: of numbers. format: of a date. why: a note for the user.
     """
 
     column: Column
@@ -58,11 +58,11 @@ class Understood:
 
 
 def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood:
-    """Decide what a column is.
+    """Decide of which kind a column is.
 
     Args:
-        column: the column. decimal: the decimal mark, where its numbers do not show it.
-        wish: "category" makes it one; "keep" uses it though it would be left out.
+        column: the column. decimal: the decimal mark, if its numbers do not show it.
+        wish: "category" makes it a category; "keep" uses it even if it would be left out.
     """
     missing = column.missing
     filled, distinct = int((~missing).sum()), _distinct(column)
@@ -84,7 +84,7 @@ def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood
         return Understood(column, NUMBER, numbers, distinct, strange, mark, unit, why=why)
     for kind, values, form in ((FLAG, flags_in(column), ""), (DATE, *dates_in(column))):
         fits = int((~np.isnan(values)).sum())
-        both = kind != FLAG or fits == filled or {0.0, 1.0} <= set(values.tolist())  # N alone may be north
+        both = kind != FLAG or fits == filled or {0.0, 1.0} <= set(values.tolist())  # N without Y may mean north
         if fits >= SHARE * filled and both:
             return Understood(column, kind, values, distinct, _odd(values, missing), format=form)
     several = ""
@@ -107,12 +107,12 @@ def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood
 
 
 def flags_in(column: Column) -> NDArray[np.float64]:
-    """Return 1 and 0 for true and false (or yes and no, or themselves), nan for all else."""
+    """Return 1 and 0 for true and false, yes and no, or 1 and 0; nan for anything else."""
     return np.array([FLAGS.get(value.casefold(), np.nan) for value in column.values])[column.codes]
 
 
 def are_codes(column: Column, numbers: NDArray[np.float64]) -> bool:
-    """Tell whether digits are codes, not amounts: 007, or more digits than float64 tells apart."""
+    """Return whether digits are codes, not amounts: 007, or more digits than float64 holds exactly."""
     if column.numbers is not None or column.plain is not None:
         return False
     special = [i for i, value in enumerate(column.values) if CODE.fullmatch(value)]
@@ -127,12 +127,12 @@ def are_codes(column: Column, numbers: NDArray[np.float64]) -> bool:
 
 
 def _exceeds(digits: str) -> bool:
-    """Tell whether a whole number is more than float64 tells apart; Python itself reads no more than 4,300 digits."""
+    """Return whether an integer exceeds what float64 holds exactly; Python itself reads at most 4,300 digits."""
     return len(digits) > LONGEST_NUMBER or abs(int(digits)) > EXACT
 
 
 def _name_rows(column: Column, numbers: NDArray[np.float64], distinct: int) -> bool:
-    """Tell whether whole numbers name the rows: all different, under such a name; or an index without one."""
+    """Return whether integers name the rows: all different, in a column named like "id"; or a nameless index."""
     if len(numbers) < 3 or distinct != len(numbers) or not (numbers == np.floor(numbers)).all():
         return False
     return column.nameless or bool(NAMES_OF_IDS.fullmatch(column.name))
@@ -145,17 +145,17 @@ DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y",
          "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y")  # fmt: skip
 TIMES = ("", " %H:%M:%S", " %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 ISO = "ISO"
-LOOKS = 20  # cells that settle which formats are worth trying
+LOOKS = 20  # cells that are looked at to find the formats worth trying
 EPOCH = datetime(1970, 1, 1)
 DAY = 86_400.0
 
 
 def dates_in(column: Column, form: str = "") -> tuple[NDArray[np.float64], str]:
-    """Return a column's dates in days since 1970, nan where there is none, and their format.
+    """Return a column's dates in days since 1970, nan for other cells, and their format.
 
     Args:
-        column: the column. form: the format, where it is known; if not, the one that most cells have. Where the order
-            of day and month does not show, the month comes first.
+        column: the column. form: the format, if it is known; "": the one that most cells have. If the cells do not
+            show the order of day and month, the month comes first.
     """
     none = np.full(len(column), np.nan)
     if column.numbers is not None:
@@ -176,7 +176,7 @@ def dates_in(column: Column, form: str = "") -> tuple[NDArray[np.float64], str]:
 
 
 def _date(cell: str, form: str) -> float | None:
-    """Return a date in days since 1970, UTC where it has a zone; None if it is none."""
+    """Return a date in days since 1970, in UTC if it has a time zone; None if the cell is not such a date."""
     try:
         if form == ISO:
             when = datetime.fromisoformat(cell) if len(cell) >= 10 and cell[4:5] == "-" else None
@@ -189,7 +189,7 @@ def _date(cell: str, form: str) -> float | None:
     return None if when is None else (when - EPOCH).total_seconds() / DAY
 
 
-# ---- what is common to all -------------------------------------------------------------------------------------------
+# ---- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def _distinct(column: Column) -> int:

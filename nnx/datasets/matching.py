@@ -1,4 +1,4 @@
-"""Column matching: those that a network was trained on, found by name, or by place where there are no names."""
+"""Column matching: the columns that a network was trained on are found in another table by name, or by position."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .written import numbers_in
 
 
 def match(preparation: Preparation, rows: Rows) -> tuple[list[int], list[str]]:
-    """Return where the columns that are used stand in another table, and what is to be said of it.
+    """Return the indices, in another table, of the columns that are used, and notes for the user.
 
     Raises:
-        FileFormatError: some are missing, or names would have to be guessed.
+        FileFormatError: columns are missing, or would have to be guessed.
     """
     wanted = [column.name for column in preparation.used]
     if preparation.named:
@@ -43,7 +43,7 @@ def match(preparation: Preparation, rows: Rows) -> tuple[list[int], list[str]]:
 
 
 def missing_columns(rows: Rows, missing: Sequence[str], expected: int, extra: Sequence[str]) -> str:
-    """Say which columns are missing, and which are there instead."""
+    """Return in words which columns are missing, and which the table has instead."""
     return (
         f"{rows.source}: {few(missing)} {'is' if len(missing) == 1 else 'are'} not among the columns "
         f"({few(rows.names)}), expected all {expected} features of the training file; add the missing ones"
@@ -52,7 +52,7 @@ def missing_columns(rows: Rows, missing: Sequence[str], expected: int, extra: Se
 
 
 def _by_position(preparation: Preparation, rows: Rows) -> list[int]:
-    """Return where columns without names are: all of them as in training, or all but the label."""
+    """Return the indices of columns without names: a table must have all columns of training, or all but the label."""
     count, there = len(preparation.columns), len(rows.columns)
     every = list(range(there))
     if there == count + 1 and preparation.label:
@@ -67,7 +67,7 @@ def _by_position(preparation: Preparation, rows: Rows) -> list[int]:
 
 
 def _check_labels(preparation: Preparation, rows: Rows) -> None:
-    """Refuse a column that stands where the label did, but holds others than in training: columns may have shifted."""
+    """Refuse a column in the label's place that holds other values than in training: the columns may have shifted."""
     known, column = set(preparation.labels), rows.columns[preparation.place]
     strange = next((value for value in column.values if known and value not in known and not is_missing(value)), None)
     if strange is not None:
@@ -78,7 +78,7 @@ def _check_labels(preparation: Preparation, rows: Rows) -> None:
 
 
 def prepare(preparation: Preparation, rows: Rows) -> tuple[NDArray[np.float64], list[str]]:
-    """Return features [N, F] of another table, and what is to be said of it.
+    """Return the features [N, F] of another table, and notes for the user.
 
     Raises:
         FileFormatError: its columns do not fit.
@@ -91,11 +91,11 @@ def prepare(preparation: Preparation, rows: Rows) -> tuple[NDArray[np.float64], 
     return encoded(preparation, rows, places), notes
 
 
-# ---- columns of numbers, of which only names or their number are known -----------------------------------------------
+# ---- columns of numbers, if only their names or their number are known -----------------------------------------------
 
 
 def plain_numbers(rows: Rows, expected: tuple[str, ...]) -> NDArray[np.float64]:
-    """Return columns of numbers, without a blank: found by name, or all that there are but for a label."""
+    """Return columns of numbers without blanks: those with the expected names, or all but a label's."""
     places = _by_name(rows, expected) if rows.named and not made_up(expected) else _by_number(rows, len(expected))
     x = np.column_stack([numbers_in(rows.columns[place], rows.decimal).values for place in places])
     if place := not_finite(x):
@@ -123,7 +123,7 @@ def _by_name(rows: Rows, expected: tuple[str, ...]) -> list[int]:
 
 
 def _by_number(rows: Rows, count: int) -> list[int]:
-    """Return all columns, which must be as many; one more may be the labels, by its name, its words or its place."""
+    """Return the indices of all `count` columns; one more may be there if its name, words or place show the labels."""
     every = list(range(len(rows.columns)))
     if len(every) == count + 1:
         by_name = next(iter(label_places(rows.names if rows.named else ())), None)
@@ -147,11 +147,11 @@ def _by_number(rows: Rows, count: int) -> list[int]:
 
 
 def _counts_rows(column: Column) -> bool:
-    """Tell whether a column counts the rows, and so is no feature."""
+    """Return whether a column just counts the rows, and so is no feature."""
     numbers = numbers_in(column).values
     return len(numbers) > 1 and bool((np.diff(numbers) == 1).all())
 
 
 def made_up(names: Sequence[str]) -> bool:
-    """Tell whether names only count the columns."""
+    """Return whether names only count the columns: "column 1", "column 2" ..."""
     return tuple(names) == numbered(len(names))

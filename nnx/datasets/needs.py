@@ -1,4 +1,4 @@
-"""Optional packages that some data sets need."""
+"""Import of optional packages that some data sets need."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def optional(module: str, extra: str, purpose: str) -> Any:
     """
     try:
         return import_module(module)
-    except Exception as error:  # a package that was built for another NumPy, say, raises what it likes
+    except Exception as error:  # a package that was built for another NumPy, for one, may raise anything
         raise MissingExtra(module.partition(".")[0], extra, purpose, error) from error

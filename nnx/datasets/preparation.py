@@ -1,4 +1,4 @@
-"""Preparation of a table: from columns to the numbers that a network takes, kept as JSON in the model's file."""
+"""Preparation of a table: how its columns become a network's inputs; it is saved as JSON in the model's file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from .kinds import NAME, TEXT
 
 @dataclass(frozen=True)
 class Preparation:
-    """What becomes of a table.
+    """How a table becomes features.
 
     Attributes:
-        columns: of each column of the file, in order, but for the label. label: its name, or "". place: where it was.
-        named: whether the columns had names; if not, they are taken by position.
-        labels: what stood in the label's column, of classes in a file without names: it is told by them.
+        columns: an encoder for each column of the file, in order, without the label's. label: the name of the label's
+            column, or "". place: the index of that column.
+        named: whether the columns had names; if not, they are found by position.
+        labels: the classes' names, for a file without names of columns: they identify the label's column.
     """
 
     columns: tuple[Encoder, ...]
@@ -39,20 +40,20 @@ class Preparation:
 
     @property
     def measured(self) -> tuple[bool, ...]:
-        """Which features are amounts, to be centred and scaled."""
+        """For each feature, whether it is an amount, to be centred and scaled."""
         return tuple(measured for column in self.columns for measured in column.measured)
 
     @property
     def used(self) -> tuple[Encoder, ...]:
-        """The columns that become features."""
+        """The encoders of the columns that become features."""
         return tuple(column for column in self.columns if column.features)
 
     def encode(self, columns: Sequence[Column], decimal: str = "") -> NDArray[np.float64]:
-        """Return features [N, F] of the columns that are used, in their order; see `Encoder.values` for `decimal`."""
+        """Return features [N, F] of the used columns, given in order; see `Encoder.values` for `decimal`."""
         return np.hstack([encoder.encode(column, decimal) for encoder, column in zip(self.used, columns, strict=True)])
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON holds it, and as `read` takes it."""
+        """Return it as JSON data, which `read` takes."""
         plain = {field: value for field, value in asdict(Encoder("", "")).items() if field not in ("name", "kind")}
         columns = [{k: v for k, v in asdict(c).items() if k not in plain or v != plain[k]} for c in self.columns]
         about = {"label": self.label, "place": self.place, "named": self.named, "labels": list(self.labels)}
@@ -77,7 +78,7 @@ class Preparation:
 
 
 def encoded(preparation: Preparation, rows: Rows, places: Sequence[int]) -> NDArray[np.float64]:
-    """Return features [N, F] of a table whose used columns stand in these places.
+    """Return features [N, F] of a table, given the indices of the used columns.
 
     Raises:
         FileFormatError: a number is infinite.
@@ -94,7 +95,7 @@ def encoded(preparation: Preparation, rows: Rows, places: Sequence[int]) -> NDAr
 
 
 def nothing_left(rows: Rows, preparation: Preparation) -> InputError:
-    """Return the error that no column of a table can be used."""
+    """Return the error that none of a table's columns can be used."""
     reasons = "; ".join(f"{column.name!r}: {column.why}" for column in preparation.columns[:10])
     usable = any(column.kind in (NAME, TEXT) for column in preparation.columns)
     kept = "use some of them in spite of that (--keep, or keep=... in Python), or " if usable else ""

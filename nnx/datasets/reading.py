@@ -1,4 +1,4 @@
-"""Files with tables, told by what is in them, whatever they are called: CSV, Excel, JSON, Parquet, compressed too."""
+"""Reading of tables from files: CSV, Excel, JSON, Parquet, also compressed; recognised by contents, not by name."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from .needs import optional
 from .written import LONGEST_NUMBER
 
 KIND = "a table (CSV, Excel, JSON, Parquet or npz)"
-MOST = 4 << 30  # bytes; an npz file takes less room, and is read a hundred times as fast
+MOST = 4 << 30  # the most bytes of a file; an npz file is smaller, and is read a hundred times as fast
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
 UNREADABLE = (*archive.UNREADABLE, lzma.LZMAError)
-# {" or [{ or [1, in short not [id],[name], which is a line of CSV; a file that ends there is cut.
+# The beginning of JSON: {" or [{ or [1, but not [id],[name], which is CSV; a file that ends there is truncated.
 JSON = re.compile(rb"[\xef\xbb\xbf\s]*[\[{]\s*(?:[\"{}\[\]\d-]|(?:true|false|null)\b|$)")
 UNSOLVED = re.compile(rb"<c\b([^>]*)>\s*<f\b(?:[^>]*/>|[^>]*>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>")
 PLACE = re.compile(rb'\br="([A-Z]+[0-9]+)"')
-MOST_CELLS = 1 << 26  # of a sheet of Excel: 64 columns as long as it can be
+MOST_CELLS = 1 << 26  # the most cells of an Excel sheet: 64 columns of the greatest length
 
 
 def read_rows(path: Path, header: bool | None = None, known: Collection[str] = ()) -> Rows:
-    """Read a table; see `read_csv` for the arguments.
+    """Read a table from a file; see `read_csv` for the arguments.
 
     Raises:
         FileFormatError: it is something else, damaged, or too large. MissingExtra: a package for it is not installed.
@@ -71,7 +71,7 @@ def _read(path: Path, data: bytes, header: bool | None, known: Collection[str]) 
 
 
 def _unpacked(path: Path, data: bytes, how: str) -> bytes:
-    """Return what a compressed file expands to."""
+    """Return the decompressed contents of a file."""
     try:
         stream = _expander(path, how)(io.BytesIO(data))
         with stream:
@@ -83,7 +83,7 @@ def _unpacked(path: Path, data: bytes, how: str) -> bytes:
 
 
 def _bounded(path: Path, stream: Any) -> bytes:
-    """Return all that a stream holds, unless that is too much."""
+    """Return all of a stream's contents; refuse a stream that is too long."""
     data: bytes = stream.read(EXPANDED + 1)
     check_size(path, len(data), EXPANDED, "expands to more than", "unpack it, and give what is in it")
     return data
@@ -104,7 +104,7 @@ def _expander(path: Path, how: str) -> Any:
 
 
 def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]) -> Rows:
-    """Read a zip file: an Excel workbook is one, too."""
+    """Read the table in a zip file; an Excel workbook is a zip file too."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as zipped:
             members = [info for info in zipped.infolist() if not info.is_dir()]
@@ -131,7 +131,7 @@ def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]
     raise FileFormatError(f"{path}: this is a zip file that holds {listed}; unpack it, and give one table")
 
 
-# ---- files with types ------------------------------------------------------------------------------------------------
+# ---- formats with types ----------------------------------------------------------------------------------------------
 
 
 def _excel(path: Path, data: bytes, header: bool | None, known: Collection[str]) -> Rows:
@@ -142,7 +142,7 @@ def _excel(path: Path, data: bytes, header: bool | None, known: Collection[str])
         sheet, rows = next((found for found in filled if found[1]), (None, {}))
     except FileFormatError:
         raise
-    except Exception as error:  # whatever a damaged workbook makes of it
+    except Exception as error:  # openpyxl may raise anything for a damaged workbook
         raise FileFormatError(
             f"{path}: this looks like an Excel workbook, but cannot be read: {error}; save it as CSV"
         ) from error
@@ -162,11 +162,11 @@ def _excel(path: Path, data: bytes, header: bool | None, known: Collection[str])
 
 
 def _filled_rows(path: Path, sheet: Any) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the cells of every row of a sheet that holds something."""
-    sheet.reset_dimensions()  # which a file may state as it likes
+    """Yield the number and the cells of every row of a sheet that is not blank."""
+    sheet.reset_dimensions()  # the dimensions stated in a file may be wrong
     count = 0
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
-        count += len(row)  # a cell far to the right makes a row long
+        count += len(row)  # a single cell far to the right makes a row long
         _check_cells(path, count)
         cells = ["" if cell in EXCEL_ERRORS else as_text(cell) for cell in row]
         if any(cells):
@@ -174,11 +174,11 @@ def _filled_rows(path: Path, sheet: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_formulas(path: Path, data: bytes, sheet: Any) -> None:
-    """Refuse formulas without results: programs other than spreadsheets write them so, and they would be blanks."""
+    """Refuse formulas without stored results, as programs other than spreadsheets write them: they would be blanks."""
     with zipfile.ZipFile(io.BytesIO(data)) as zipped:
         text = zipped.read(sheet._worksheet_path)
     for cell in UNSOLVED.finditer(text):
-        if b't="str"' not in cell[1]:  # whose result is a text without letters
+        if b't="str"' not in cell[1]:  # such a formula's result is an empty text
             place = PLACE.search(cell[1])
             raise FileFormatError(
                 f"{path} (Excel), cell {place[1].decode() if place else '?'} of {sheet.title!r}: its formula has no "
@@ -229,7 +229,7 @@ def _line(number: int, line: str) -> Any:
 
 
 def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; Python would keep the last of two that have the same name."""
+    """Return a JSON object as a dict; refuse two values of the same name, of which Python would keep the last."""
     record = dict(pairs)
     if len(record) < len(pairs):
         raise ValueError(f"a record has one of its names twice: {', '.join(name for name, _ in pairs[:10])}")
@@ -243,7 +243,7 @@ def _row(names: list[str], cells: Any) -> dict[str, Any]:
 
 
 def _records(given: Any) -> list[Mapping[str, Any]]:
-    """Return the records in what a JSON file holds, as pandas and others write them; none if it is no table.
+    """Return the records in JSON data in any of the forms that pandas and others write; none if it is no table.
 
     Raises:
         ValueError: columns are not equally long, or a row has more or fewer cells than there are columns.
@@ -268,7 +268,7 @@ def _records(given: Any) -> list[Mapping[str, Any]]:
 
 
 def _are_rows(given: Any) -> bool:
-    """Tell whether an object holds a record for each row, called by its number: 0, 1, 2 ... with names within."""
+    """Return whether an object holds a record for each row under the row's number: "0", "1", "2" ..."""
     if not isinstance(given, Mapping) or list(given) != [str(row) for row in range(len(given))]:
         return False
     rows = list(given.values())
@@ -283,7 +283,7 @@ def _parquet(path: Path, data: bytes) -> Rows:
             raise too_wide(path, width)
         size = 8 * file.metadata.num_rows * file.metadata.num_columns
         check_size(path, size, MOST, "expands to", "take a part of it")
-        # Texts stay where they are stored once: one of them in millions of rows takes no room in the file.
+        # Texts are kept in dictionary form: one text in millions of rows is stored once.
         texts = [field.name for field in file.schema_arrow if field.type in (arrow.string(), arrow.large_string())]
         table = parquet.ParquetFile(io.BytesIO(data), read_dictionary=texts).read()
         kept = [column for column in table.columns if arrow.types.is_dictionary(column.type)]
@@ -291,13 +291,13 @@ def _parquet(path: Path, data: bytes) -> Rows:
         check_size(path, size, MOST, "expands to", "take a part of it")
     except FileFormatError:
         raise
-    except Exception as error:  # whatever a damaged file makes of it
+    except Exception as error:  # pyarrow may raise anything for a damaged file
         raise FileFormatError(f"{path}: this looks like a Parquet file, but cannot be read: {error}") from error
     return from_frame(table, str(path))
 
 
 def _characters(texts: Any) -> int:
-    """Return how many bytes an array of texts has, each as often as it is there."""
+    """Return how many bytes the texts of an array have, counting repeated ones each time."""
     lengths = np.array([len(str(text)) for text in texts.dictionary.to_pylist()], dtype=np.int64)
     used = texts.indices.drop_null().to_numpy(zero_copy_only=False)
     return int(lengths @ np.bincount(used, minlength=len(lengths))) if len(lengths) else 0

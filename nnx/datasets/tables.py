@@ -1,4 +1,4 @@
-"""Your own data: tables of features and labels from files and frames, and what is understood of them."""
+"""Your own data: tables of features and labels from files and frames."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from .understanding import Wishes, understood
 
 Source = str | os.PathLike[str] | Any
 Names = str | int | Sequence[str | int]
-NAME = 64  # bytes of a column's name, about
-ENOUGH = 1e-3  # of a column's standard deviation: float32 may move its numbers by so much
+NAME = 64  # bytes of a column's name, roughly
+ENOUGH = 1e-3  # float32 may change a column's numbers by so much of their standard deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ class Table:
         classes: the classes' names by index; empty for regression.
         task: "classification" or "regression".
         label: the name of the column of labels.
-        preparation: how the features come from the file's columns: `load_features` takes it for other files. None for
-            arrays, which are taken as they are.
-        notes: what was decided on the way.
+        preparation: how the file's columns become features; `load_features` applies it to other files. None for arrays,
+            which are used as they are.
+        notes: what was decided while reading, for the user.
     """
 
     x: NDArray[np.float32] | NDArray[np.float64]
@@ -72,28 +72,28 @@ def load_table(
 ) -> Table:
     """Read features and labels, ready to learn from.
 
-    The labels are the column called label, class, target or y (the first of these that there is), or the last column.
-    Text labels, and whole numbers with few distinct values, are classes; the index of a class is its place among the
-    names in order. What the other columns are is decided by all of their cells: numbers stay numbers, with the median
-    for a blank, and a feature that says so; True and False become 1 and 0, dates days since 1970, categories a feature
-    for each name. Columns that are constant, number the rows, or hold free text are left out: `preparation.columns`
-    says which and why.
+    The labels are the column called label, class, target or y (the first of these that exists), or else the last
+    column. Labels that are text, or integers with few distinct values, are classes; the index of a class is its place
+    in the sorted list of names. The kind of every other column is decided by all of its cells. Numbers stay numbers;
+    blanks are filled with the median, and another feature says where. True and False become 1 and 0, dates the days
+    since 1970, and categories one feature for each name. Columns that are constant, number the rows, or hold free text
+    are left out: `preparation.columns` says which and why.
 
     Args:
         source: a file: CSV (any separator, decimal commas, compressed), Excel, JSON, Parquet, or numpy's npz with `x`
             and `y`; or a frame of pandas, polars or pyarrow.
-        task: "classification" or "regression" where "auto" decides wrongly.
+        task: "classification" or "regression", if "auto" decides wrongly.
         label: the column of labels, by name or by position: 1 is the first, -1 the last.
-        header: whether a CSV file's first line holds names, where looking at it decides wrongly.
-        drop: columns not to be used. keep: columns to be used though they look like ids, or like free text.
-        categorical: columns of numbers that are names.
+        header: whether a CSV file's first line holds names, if that is detected wrongly.
+        drop: columns not to use. keep: columns to use although they look like ids or free text.
+        categorical: columns whose numbers are names of categories.
 
     Returns:
         A `Table`: x [N, F], y [N] or [N, 1], and the names of columns and classes.
 
     Raises:
         FileNotFoundError: the file is not there.
-        FileFormatError: the file is damaged, foreign, or holds something that cannot be learned from.
+        FileFormatError: the file is damaged, of another format, or holds something that cannot be learned from.
         InputError: an argument cannot be used. MissingExtra: a package that reads such files is not installed.
     """
     _check_types("load_table", label, header)
@@ -121,24 +121,24 @@ def load_table(
 def load_features(
     source: Source, columns: Table | Preparation | Sequence[str] | int, *, header: bool | None = None
 ) -> NDArray[np.float32] | NDArray[np.float64]:
-    """Read the features that a trained network expects; labels may be there or not, and are not read.
+    """Read the features that a trained network expects; labels need not be there, and are not read.
 
-    Columns are found by their names, in whatever order they are, and others are left alone; a file without names must
-    have the columns of the training file, in their order, and at most the label besides. Blanks are filled, and
-    categories and dates turned into numbers, as in training.
+    Columns are found by name, in any order; other columns are ignored. A file without names must have the columns of
+    the training file in the same order, with or without the label. Blanks are filled, and categories and dates become
+    numbers, as in training.
 
     Args:
         source: a file or a frame, as for `load_table`.
-        columns: the `Table` of the training file, or its `preparation`; or the features' names, or just their number,
-            where all of them are numbers.
-        header: whether a CSV file's first line holds names, where looking at it decides wrongly.
+        columns: the `Table` of the training file, or its `preparation`; or, if all features are numbers, their names,
+            or just how many there are.
+        header: whether a CSV file's first line holds names, if that is detected wrongly.
 
     Returns:
         x: [N, F] float32 in the order of training, or float64 where float32 would lose what varies.
 
     Raises:
         FileNotFoundError: the file is not there.
-        FileFormatError: the file is damaged, foreign, lacks features, or has others of another kind.
+        FileFormatError: the file is damaged or of another format, lacks features, or has some of another kind.
         InputError: an argument cannot be used.
     """
     return narrowed(read_features(source, columns, header)[0])
@@ -147,7 +147,7 @@ def load_features(
 def read_features(
     source: Source, columns: Table | Preparation | Sequence[str] | int, header: bool | None = None
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Do what `load_features` does, but return float64, and what is to be said of the file."""
+    """Do what `load_features` does, but return float64, and notes for the user."""
     if isinstance(columns, Table):
         columns = columns.preparation or columns.columns
     expected = columns if isinstance(columns, Preparation) else _expected_columns(columns)
@@ -169,7 +169,7 @@ def read_features(
 
 
 def narrowed(a: NDArray[Any]) -> NDArray[np.float32] | NDArray[np.float64]:
-    """Return float32, unless that moves the numbers of a column by much for how they vary, or makes them infinite."""
+    """Return float32, unless rounding changes a column by much in relation to its variation, or makes it infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = a.astype(np.float32)
         moved = np.abs(narrow - a).max(axis=0, initial=0.0)
@@ -182,9 +182,9 @@ def narrowed(a: NDArray[Any]) -> NDArray[np.float32] | NDArray[np.float64]:
 
 
 def arrays(path: Path, task: str) -> tuple[Table, tuple[NDArray[Any], NDArray[Any]] | None]:
-    """Return the table in an npz file, and features and labels for a test where it holds some.
+    """Return the table in an npz file, and, if the file has a test set, its features and labels.
 
-    The labels of the test are classes of the table, or numbers.
+    The labels of the test set are class indices of the table, or numbers.
     """
     x, y, test = read_parts(path)
     features = as_features(path, x)
@@ -220,7 +220,7 @@ def _of_archive(path: Path, expected: Preparation | tuple[str, ...]) -> NDArray[
 
 
 def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
-    """Return the names of the features expected; made up ones when only their number is known."""
+    """Return the names of the expected features; made-up names if only their number is known."""
     if isinstance(columns, str) or not isinstance(columns, Sequence):
         count = integer(columns, "load_features: columns")
         if NAME * count > (physical() or np.inf):
@@ -244,7 +244,7 @@ def _listed(what: str, names: Names) -> tuple[str | int, ...]:
 
 
 def _is_column(value: object) -> bool:
-    """Tell whether a value is a name or a position, as Python or NumPy have them."""
+    """Return whether a value is a name or a position: a str, or an integer of Python or NumPy."""
     return isinstance(value, str | int | np.integer) and not isinstance(value, bool)
 
 
@@ -267,11 +267,11 @@ def _refuse_header(call: str, header: object) -> None:
 
 
 def _refuse_options(call: str, path: Path, label: object, header: object, wishes: Wishes) -> None:
-    """Refuse what only files with columns can be told."""
+    """Refuse arguments that only apply to files with columns."""
     if label is not None or header is not None or wishes.drop or wishes.keep or wishes.categorical:
         raise InputError(f"{call}({path}): label and header are for CSV files; leave them out for npz")
 
 
 def is_npz(path: Path) -> bool:
-    """Tell whether a file holds arrays, by its name."""
+    """Return whether a file holds arrays, judged by its name."""
     return path.suffix.lower() == ".npz"

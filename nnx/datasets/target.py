@@ -17,10 +17,10 @@ from .written import SHARE, decorated, numbers_in
 
 Task = Literal["classification", "regression"]
 
-MOST_CLASSES = 32  # whole numbers with more distinct values than this are taken for measurements
-ODD = 0.05  # a share: what is written with $ or 1,000 in fewer cells is a slip, not how the column is written
-NAMED = 0.05  # "none" and "-" are classes where so many labels are that
-ENOUGH = 10  # rows that tell free text from classes
+MOST_CLASSES = 32  # integers with more distinct values than this are measurements, not classes
+ODD = 0.05  # if fewer labels than this share are written with $ or as 1,000, that is taken for a mistake
+NAMED = 0.05  # "none" and "-" are classes if they make up this share of the labels
+ENOUGH = 10  # rows that are needed to tell free text from classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,12 @@ class Target:
 def encode(column: Column, task: str, where: Callable[[int], str], decimal: str = ".") -> Target:
     """Turn labels into class indices or numbers.
 
-    "auto" is regression where nine labels of ten are numbers, and no codes such as 007; unless they are whole,
-    with at most 32 distinct values and two rows for each on average. All else is classification.
+    "auto" means regression if nine labels of ten are numbers, and no codes such as 007; but classification if they are
+    integers with at most 32 distinct values and on average two rows for each. Anything else is classification.
 
     Args:
         column: the labels. task: "auto", "classification" or "regression".
-        where: says in words where a row's label stands, for messages. decimal: the decimal mark to be expected.
+        where: returns in words the place of a row's label, for messages. decimal: the expected decimal mark.
 
     Raises:
         FileFormatError: a label is missing, or cannot be used for this task.
@@ -122,7 +122,7 @@ def _check_numbers(column: Column, numbers: NDArray[np.float64], where: Callable
 
 
 def _check_alike(column: Column, numbers: NDArray[np.float64], where: Callable[[int], str]) -> None:
-    """Refuse a few labels that are no numbers, or written in another way than all others."""
+    """Refuse single labels that are not numbers, or are written differently from all others."""
     odd, dressed = np.isnan(numbers), decorated(column)
     if dressed.sum() < ODD * len(numbers):
         odd = odd | dressed

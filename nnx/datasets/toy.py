@@ -115,7 +115,7 @@ def draw_vertical(random: Randn | None, samples: int = 100, classes: int = 3) ->
         classes: number of classes, 1 or more.
     """
     samples, classes = _sizes("vertical", samples, classes)
-    # Every step is float32 here. A class draws all its horizontal coordinates before its vertical ones.
+    # All arithmetic here is float32. A class draws all its horizontal coordinates before its vertical ones.
     noise = _normal(random, classes, 2, samples) * np.float32(0.1)
     centres = (np.arange(classes) / 3).astype(np.float32)[:, None]
     return _points(noise[:, 0] + centres, noise[:, 1] + np.float32(0.5))
@@ -135,7 +135,7 @@ def _sizes(call: str, samples: int, classes: int) -> tuple[int, int]:
 
 
 def _check_room(call: str, points: int) -> None:
-    """Refuse more points than the machine holds, of two numbers and a label each."""
+    """Refuse more points, of two numbers and a label each, than fit in the machine's memory."""
     if 24 * points > (physical() or np.inf):
         raise InputError(f"{call}: {points:,} points are more than this machine's memory holds; give fewer samples")
 

@@ -1,4 +1,4 @@
-"""A table's label, and the kind of every other column: understood before anything is learned from it."""
+"""Interpretation of a table: which column is the label, and of which kind every other one is."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ TURNED = {f"%{a}{mark}%{b}": f"%{b}{mark}%{a}" for a, b in ("md", "dm") for mark
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is said of a table's columns, by names or positions (1 is the first, -1 the last).
+    """What the user said about a table's columns, by names or positions (1 is the first, -1 the last).
 
     Attributes:
-        label: to be learned. task: "auto", "classification" or "regression". drop: not to be used.
-        keep: to be used though they look like ids or free text. categorical: numbers that are names.
-        on_command_line: whether errors speak of options, not of Python's arguments.
+        label: the column to learn. task: "auto", "classification" or "regression". drop: columns not to use.
+        keep: columns to use although they look like ids or free text. categorical: columns whose numbers are names.
+        on_command_line: whether errors name command-line options instead of Python's arguments.
     """
 
     label: str | int | None = None
@@ -41,26 +41,26 @@ class Wishes:
     on_command_line: bool = False
 
     def argument(self, name: str) -> str:
-        """Return how an argument is called where these were said."""
+        """Return the name of an argument as the user knows it, in Python or on the command line."""
         return f"--{name}" if self.on_command_line else name
 
     def said(self, name: str, value: str | int) -> str:
-        """Return what was said of it, in the words of that place."""
+        """Return an argument with its value as the user wrote it."""
         return f"--{name} {shlex.quote(str(value))}" if self.on_command_line else f"{name}={value!r}"
 
     @property
     def name_it(self) -> str:
-        """What to do where no label, or the wrong one, was found."""
+        """Advice for the case that no label, or the wrong one, was found."""
         return f"name the label: {'--label NAME' if self.on_command_line else 'label=...'}"
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A table, and what is understood of it, before anything is learned from it.
+    """A table with its interpretation, before anything is learned from it.
 
     Attributes:
-        rows: as read. target: the labels. place: of the label's column. chosen: why it is the label.
-        found: the other columns, in order, with the kind of each.
+        rows: as read. target: the labels. place: the index of the label's column. chosen: why it is the label.
+        found: the other columns, in order, each with its kind.
     """
 
     rows: Rows
@@ -76,14 +76,14 @@ class Reading:
 
     @property
     def places(self) -> list[int]:
-        """Where the columns but for the label's stand, as `found` has them."""
+        """The indices of the columns in `found`: all but the label's."""
         return [i for i in range(len(self.rows.columns)) if i != self.place]
 
     def learn(self, part: NDArray[np.bool_] | None = None) -> tuple[Preparation, NDArray[np.float64]]:
-        """Return what becomes of the columns, learned from a part of the rows (bool [N]), and all features [N, F].
+        """Return the preparation, learned from a part of the rows (bool [N]), and the features of all rows [N, F].
 
         Raises:
-            FileFormatError: nothing is left to learn from, or a number is infinite.
+            FileFormatError: no column can be used, or a number is infinite.
         """
         tells = self.target.task == "classification" and not self.rows.named
         labels = tuple(self.rows.columns[self.place].values) if tells else ()
@@ -96,7 +96,7 @@ class Reading:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided on the way, and which cells are not of their column's kind."""
+        """Notes for the user: what was decided, and which cells are not of their column's kind."""
         odd = []
         for place, found in zip(self.places, self.found, strict=True):
             if found.odd:
@@ -108,7 +108,7 @@ class Reading:
         return (*self.rows.notes, *odd, *self._doubts())
 
     def _doubts(self) -> list[str]:
-        """Say which classes and dates may be taken for something else."""
+        """Return notes on classes and dates that may have been misunderstood."""
         seen: dict[str, str] = {}
         doubts = [
             f"{seen[key]!r} and {name!r} are two classes; if they mean the same, write them alike"
@@ -132,16 +132,16 @@ class Reading:
 
 
 def _plainly(name: str) -> str:
-    """Return a name without what readers do not tell apart: capitals, accents in one piece or two, blanks."""
+    """Return a name in a form in which case, the encoding of accents, and blanks make no difference."""
     normal = unicodedata.normalize("NFKC", name).casefold()
     return "".join(char for char in normal if not char.isspace() and unicodedata.category(char) != "Cf")
 
 
 def understood(rows: Rows, wishes: Wishes) -> Reading:
-    """Say what a table's columns are.
+    """Return the interpretation of a table.
 
     Raises:
-        FileFormatError: the labels cannot be used. InputError: a column that is named is not there.
+        FileFormatError: the labels cannot be used. InputError: a column that the user named does not exist.
     """
     if len(rows.columns) < 2:
         raise FileFormatError(
@@ -187,7 +187,7 @@ def _refuse_row_numbers(rows: Rows, place: int, wishes: Wishes) -> None:
 
 
 def _refuse_other_headers(rows: Rows, target: Target, found: tuple[Understood, ...]) -> None:
-    """Refuse a row of words where all others have numbers or dates, with a label of its own: a second header."""
+    """Refuse a second header: a row of words where all others have numbers or dates, whose label is unique."""
     typed = [set(each.odd) for each in found if each.numbers is not None]
     for row in sorted(set.intersection(*typed)) if typed else []:
         cells = [column.text[row] for column in rows.columns]
@@ -208,7 +208,7 @@ def _understood(column: Column, decimal: str, place: int, sets: dict[str, set[in
 
 
 def _label(rows: Rows, wishes: Wishes) -> tuple[int, str]:
-    """Return the place of the column of labels, and why it is that."""
+    """Return the index of the column of labels, and why it is that one."""
     if wishes.label is not None:
         return rows.find(wishes.label, partial(wishes.said, "label")), "as you said"
     candidates = label_places(rows.names if rows.named else ())

@@ -1,4 +1,4 @@
-"""Numbers as people write them: with groups of thousands, decimal commas, units, and times as 10:30."""
+"""Reading of numbers as people write them: with groups of thousands, decimal commas, units, and times as 10:30."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from .columns import Column, is_missing, short
 
-SHARE = 0.9  # of the cells that are filled: so many must be of a kind
+SHARE = 0.9  # this share of the filled cells must be of a kind
 CURRENCIES = ("$", "€", "£", "¥", "₹", "USD", "EUR", "GBP", "CHF", "INR")
 SYMBOLS = "%$€£¥₹"
 _MONEY = "[$€£¥₹]|(?:USD|EUR|GBP|CHF|INR)"
 SIGNS = re.compile(rf"([-+]?)\s*({_MONEY}(?=\s)|[$€£¥₹])?\s*(.*?)\s*(%|[$€£¥₹]|(?<=\s)(?:{_MONEY}))?")
-ACCOUNTS = re.compile(r"([$€£¥₹]?)\s*\(\s*([^-+()]+?)\s*\)")  # (1,234) is -1,234, where accountants write
+ACCOUNTS = re.compile(r"([$€£¥₹]?)\s*\(\s*([^-+()]+?)\s*\)")  # accountants write (1,234) for -1,234
 TIME = re.compile(r"(\d{1,4}):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?(?:\s?([AaPp])\.?[Mm]\.?)?")
 TIMES_OF_DAY = ("h:m", "h:m:s", "h:m am", "h:m:s am")
 # 12 kg, 3.5cm, 20 °C, 9 m2, 4 km/h, 900 sq ft, 1 year and 2 years
@@ -37,19 +37,19 @@ GROUPS = {".": str.maketrans("", "", ", '\u2019\xa0\u202f"), ",": str.maketrans(
 
 
 class Numbers(NamedTuple):
-    """A column's numbers [N], nan where there is none; the decimal mark, and the unit, that they are written with."""
+    """A column's numbers [N], nan for cells that are not numbers, with their decimal mark and their unit."""
 
     values: NDArray[np.float64]
     mark: str = "."
     unit: str = ""
-    units: tuple[str, ...] = ()  # all that there are, where the cells are numbers but for that
+    units: tuple[str, ...] = ()  # all different units, if these are the only reason why cells are not numbers
 
 
 def numbers_in(column: Column, decimal: str = ".", unit: str | None = None) -> Numbers:
     """Return a column's numbers.
 
     Args:
-        column: the column. decimal: the decimal mark where it does not show. unit: where it is known; None finds it.
+        column: the column. decimal: the decimal mark, if the cells do not show it. unit: if known; None detects it.
     """
     alike = _fits("", unit or "")
     if column.numbers is not None:
@@ -68,7 +68,7 @@ def _parsed(column: Column, decimal: str, unit: str | None) -> Numbers:
     values = [column.values[i] for i in filled.tolist()] if column.holes.any() else column.values
     ways = {".": [_written(value, ".") for value in values]}
     if decimal == "," or any("," in value for value in values):
-        both = zip(values, ways["."], strict=True)  # what has neither mark is the same either way
+        both = zip(values, ways["."], strict=True)  # cells without a mark are the same either way
         ways[","] = [_written(value, ",") if "," in value or "." in value else known for value, known in both]
     counts = column.counts[filled]
     read = {mark: np.array([number for number, _ in way], dtype=np.float64) for mark, way in ways.items()}
@@ -85,7 +85,7 @@ def _parsed(column: Column, decimal: str, unit: str | None) -> Numbers:
 
 
 def _fits(unit: str, most: str) -> bool:
-    """Tell whether numbers of one unit may stand among those of another: none among dollars or kilograms, say.
+    """Return whether numbers in `unit` may be mixed with those in `most`, as numbers without a unit among kilograms.
 
     5% is not 5, $5 is not 5 euros, 12A is not 12, and 10:30 is neither 10 nor 30.
     """
@@ -93,7 +93,7 @@ def _fits(unit: str, most: str) -> bool:
 
 
 def example(column: Column, numbers: NDArray[np.float64]) -> str:
-    """Say what becomes of the first cell that is no plain number; "" where all are."""
+    """Return in words how the first cell that is not a plain number was read; "" if all are plain."""
     if column.numbers is not None or column.plain is not None:
         return ""
     dressed = np.flatnonzero(decorated(column) & ~np.isnan(numbers))
@@ -101,15 +101,15 @@ def example(column: Column, numbers: NDArray[np.float64]) -> str:
 
 
 def decorated(column: Column) -> NDArray[np.bool_]:
-    """Return [N] which cells hold more than the digits, sign, point and exponent of a plain number."""
+    """Return for each cell [N] whether it holds more than digits, sign, point and exponent of a plain number."""
     if column.numbers is not None or column.plain is not None:
         return np.zeros(len(column), dtype=bool)
     return np.isnan([_plain(value) for value in column.values])[column.codes]
 
 
 def _plain(cell: str) -> float:
-    """Return the number that a cell holds as programs write it; nan for any other."""
-    if "_" in cell:  # float() takes 1_000, as Python's source does; in a table it is no number
+    """Return a cell's number if it is written as programs write it; else nan."""
+    if "_" in cell:  # float() accepts 1_000, as in Python source; in a table that is not a number
         return np.nan
     try:
         return float(cell)
@@ -118,11 +118,11 @@ def _plain(cell: str) -> float:
 
 
 def _written(cell: str, mark: str) -> tuple[float, str]:
-    """Return the number that a cell holds as people write it, and its unit.
+    """Return a cell's number if it is written as people write it, and its unit.
 
-    People write groups of thousands, a currency, a percent sign, (1,234) for what is owed, 12 kg, and 10:30.
+    People write groups of thousands, a currency, a percent sign, (1,234) for a negative amount, 12 kg, and 10:30.
     """
-    if len(cell) > LONGEST_NUMBER or "\n" in cell:  # a pattern takes long for what is long
+    if len(cell) > LONGEST_NUMBER or "\n" in cell:  # matching a pattern takes long for long cells
         return np.nan, ""
     cell = cell.replace(MINUS, "-")
     if mark == "." and (number := _plain(cell)) == number:

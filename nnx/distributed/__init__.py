@@ -3,9 +3,8 @@
     comm = nnx.distributed.init()  # the one line that a script needs; then `mpiexec -n 4 python script.py`
 
 Each process runs the whole script, with the same model and the same samples. In `fit` and `steps` it takes its share of
-each batch, of which alone it reads what is on disk, and gradients are summed over all processes. Rank 0 alone prints,
-draws and writes files.
-docs/distributed.md has the rest.
+each batch (from files it reads only that share), and gradients are summed over all processes. Only rank 0 prints, draws
+and writes files. docs/distributed.md describes the rest.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from nnx.kernels.user_warnings import warn_once
 __all__ = ["Communicator", "current", "init"]
 
 STALL = "NNX_STALL"
-SECONDS = 300.0  # for which a process waits for the others, where nobody says otherwise
+SECONDS = 300.0  # a process waits so long for the others, unless another time is given
 _current = Communicator()
-_looked = False  # whether this process was found to be one of several, or not
+_looked = False  # whether it has been determined if this process is one of several
 
 
 def init(stall: float | None = None) -> Communicator:
-    """Train together with the other processes that mpiexec started, from now on; return what they talk by.
+    """From now on train together with the other processes that mpiexec started; return their communicator.
 
-    Where this process was started by itself, it stays alone: the same script runs either way. To call it again does
-    nothing.
+    If this process was started alone, it stays alone, so the same script runs either way. Calling it again has no
+    effect.
 
     Args:
-        stall: seconds for which a process waits for the others before the whole job is ended; NNX_STALL, or 300.
+        stall: seconds for which a process waits for the others before the whole job is ended; None: NNX_STALL, or 300.
 
     Raises:
         MissingExtra: mpi4py is not installed.
-        InputError: mpiexec is another MPI's than mpi4py's, so the processes do not find each other.
+        InputError: mpiexec and mpi4py belong to different MPI libraries, so the processes do not find each other.
     """
     global _current
     launcher = found()
@@ -66,12 +65,12 @@ def init(stall: float | None = None) -> Communicator:
 
 
 def current() -> Communicator:
-    """Return the processes that train together; of a process alone before `init`."""
+    """Return the communicator of the processes that train together; before `init`, that of a process alone."""
     return _current
 
 
 def warn_of_copies() -> None:
-    """Say, once, that each of several processes trains a model of its own, where nobody asked for anything else."""
+    """Warn, once, if there are several processes but `init` was not called, so that each trains its own model."""
     global _looked
     if _looked or _current.size > 1:
         return
@@ -85,7 +84,7 @@ def warn_of_copies() -> None:
 
 
 def mismatch(launcher: Launcher, library: str) -> str:
-    """Say why processes do not find each other, and what to do."""
+    """Return the message on why processes do not find each other, and what to do."""
     beside = Path(sys.executable).parent / "mpiexec"
     use = f"{beside} belongs to it" if beside.exists() else "use the mpiexec of that library"
     return (
@@ -106,7 +105,7 @@ def _seconds(given: float | None) -> float:
 
 
 def _take_gpu(launcher: Launcher) -> None:
-    """Let this process see one GPU alone, by its number on this machine, before CUDA is begun."""
+    """Make only one GPU visible to this process, by its local rank, before CUDA is initialised."""
     local = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), "")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -124,7 +123,7 @@ LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_
 
 
 def _share_cpus(comm: Communicator) -> None:
-    """Divide this machine's CPUs among its processes, where nobody has said how many threads each takes."""
+    """Divide this machine's CPUs among its processes, unless a number of threads was set."""
     cpus = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset({-1})
     known = comm.gather((comm.hosts[comm.rank][0], cpus))
     sharing = known.count(known[comm.rank])

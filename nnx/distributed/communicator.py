@@ -1,4 +1,4 @@
-"""Communicator: what several processes that train together say to each other; and its form for a process alone."""
+"""Communicator: how several processes that train together exchange data; the base class serves a process alone."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ Array = Any
 
 @dataclass(frozen=True)
 class Failed:
-    """What a process says in place of what it was to give: in its way came an error."""
+    """What a process sends instead of its value after an error."""
 
     error: str
 
 
 class Communicator:
-    """The processes of a job. This one is a process alone: sums are what it has, and there is nobody to wait for.
+    """The processes of a job. This base class is a process alone: a sum is its own value, and nothing waits.
 
-    What `allreduce`, `allgather` and `broadcast` send are arrays of a backend, contiguous, alike on all processes. Each
-    of these, `gather` and `barrier` is called by all processes, in the same order.
+    `allreduce`, `allgather` and `broadcast` take contiguous arrays of a backend, of the same shape and type on all
+    processes. All processes must call these methods, `gather` and `barrier` in the same order.
 
     Attributes:
-        rank: the number of this process, from 0 on. size: how many there are.
-        local_rank, local_size: the same among those on this machine. neighbours: those, this one among them.
-        description: how they talk, in words.
+        rank: the number of this process, from 0 on. size: how many processes there are.
+        local_rank, local_size: the same among the processes on this machine. neighbours: the ranks on this machine,
+            this process included.
+        description: how the processes communicate, in words.
     """
 
     rank = 0
@@ -47,12 +48,12 @@ class Communicator:
     @property
     def hosts(self) -> list[tuple[str, int]]:
         """The machine and the process number of each rank."""
-        import socket  # here, since it is 2 ms of `import nnx` that a process alone need not wait for
+        import socket  # here, as it would take 2 ms of `import nnx`
 
         return [(socket.gethostname(), os.getpid())]
 
     def name(self, rank: int) -> str:
-        """Return a rank with its machine and process, in words."""
+        """Return in words a rank with its machine and process."""
         host, pid = self.hosts[rank]
         return f"rank {rank} of {self.size} (process {pid} on {host})"
 
@@ -66,23 +67,23 @@ class Communicator:
         return a
 
     def begin_allreduce(self, a: Array, backend: Backend | None = None) -> Callable[[], object]:
-        """Begin what `allreduce` does, and return what waits for its end; nobody looks at `a` until then.
+        """Begin an `allreduce` in the background; return a function that waits for its end. `a` is not used until then.
 
-        Only where it `overlaps`.
+        It may be called only if `overlaps` returns True.
         """
         return lambda: a
 
     def overlaps(self, backend: Backend) -> bool:
-        """Tell whether a sum of this backend's arrays can go on while others are computed."""
+        """Return whether arrays of this backend can be summed in the background, while others are computed."""
         return False
 
     def allgather(self, mine: Array, everything: Array, backend: Backend | None = None) -> Array:
-        """Put all processes' arrays [k, ...] one after the other into `everything` [size * k, ...], and return it."""
+        """Put the arrays `mine` [k, ...] of all processes, by rank, into `everything` [size * k, ...]; return it."""
         everything[...] = mine
         return everything
 
     def broadcast(self, a: Array, backend: Backend | None = None) -> Array:
-        """Put what rank 0 has in `a` into it on each process, and return it."""
+        """Copy rank 0's contents of `a` into `a` on every process, and return it."""
         return a
 
     def _gather(self, value: Any) -> list[Any]:
@@ -90,26 +91,26 @@ class Communicator:
         return [value]
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
 
     def working(self) -> None:
-        """Tell that this process goes on: a step is done."""
+        """Note, for the watchdog, that this process has finished a step."""
 
     def settle(self, backend: Backend) -> None:
-        """Wait for sums that a GPU was asked for."""
+        """Wait for sums that a GPU is working on."""
 
     def abort(self, message: str, code: int = 1) -> NoReturn:
         """End all processes of the job, with a message on stderr and an exit code."""
         Output(sys.stderr).write(f"{message}\n")
         sys.exit(code)
 
-    # ---- made of these -----------------------------------------------------------------------------------------------
+    # ---- methods made of the ones above ------------------------------------------------------------------------------
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, in order, on each of them. They may be any small objects.
 
         Raises:
-            InputError: an error came in the way of another process, see `sharing`; it names that one.
+            InputError: another process had an error, see `sharing`; the message names that process.
         """
         values = self._gather(value)
         for rank, theirs in enumerate(values):
@@ -119,7 +120,7 @@ class Communicator:
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """Do some work by itself, where all processes do theirs and then `gather`: an error on one ends it for all."""
+        """Return a context for work after which all processes call `gather`: an error of one is raised on all there."""
         try:
             yield
         except Exception as error:
@@ -128,10 +129,13 @@ class Communicator:
             raise
 
     def agree(self, facts: dict[str, Any], what: str) -> None:
-        """Refuse facts that are not the same on all processes.
+        """Check that facts are the same on all processes.
+
+        Args:
+            facts: values by name. what: the call, for messages.
 
         Raises:
-            InputError: on each process alike; it names the fact, and the ranks that have another than rank 0.
+            InputError: on every process; it names the fact that differs, and the ranks where it is not rank 0's.
         """
         given = self.gather(facts)
         for name, value in given[0].items():
@@ -146,6 +150,6 @@ class Communicator:
                 )
 
     def least(self, *numbers: float) -> np.ndarray:
-        """Return the smallest of all processes' numbers, each by itself."""
+        """Return for each of the numbers the smallest that any process gave."""
         least: np.ndarray = np.asarray(self.gather(numbers), np.float64).min(axis=0)
         return least

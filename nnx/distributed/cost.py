@@ -1,4 +1,4 @@
-"""Cost model of data-parallel steps: from a step's time alone and a link's figures to the time on n processes."""
+"""Cost model of data-parallel steps: predicts the time on n processes from the time on one and the link's speed."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Link:
-    """What processes talk by.
+    """A connection between processes.
 
     Attributes:
-        latency: seconds of a message of nothing. bandwidth: bytes a second, in each direction.
+        latency: seconds that an empty message takes. bandwidth: bytes per second, in each direction.
     """
 
     latency: float
     bandwidth: float
 
     def allreduce(self, size: int, bytes_: float) -> float:
-        """Return the seconds of a sum of so many bytes: halving, then doubling (Rabenseifner, 2004)."""
+        """Return the seconds of an allreduce of so many bytes, by Rabenseifner's algorithm (2004)."""
         if size == 1:
             return 0.0
         return 2 * math.ceil(math.log2(size)) * self.latency + 2 * (size - 1) / size * bytes_ / self.bandwidth
 
 
-# What is met, for what must not depend on a measurement: one machine's memory, Ethernet of 10 Gbit/s, InfiniBand.
+# Typical links, for decisions that must not depend on a measurement: shared memory, 10 Gbit/s Ethernet, InfiniBand.
 USUAL = Link(1.5e-6, 8e9), Link(30e-6, 1.1e9), Link(2e-6, 2.4e10)
-WORTH = 10  # times a message's latency that its bytes take, so that sending it by itself costs next to nothing
+WORTH = 10  # a message is worth sending by itself if its bytes take so many times the latency
 
 
 def worth_sending() -> int:
-    """Return from how many bytes on part of the gradients is summed by itself, while the others are computed.
+    """Return from how many bytes on a part of the gradients is summed by itself, while the others are computed.
 
-    What is summed together decides how it is rounded, so it is the same whatever the link.
+    It is the same for every link, because it decides which gradients are summed together, and so how sums are rounded.
     """
     return round(WORTH * max(link.latency * link.bandwidth for link in USUAL))
 
@@ -42,8 +42,8 @@ class Work:
     """A training step in one process.
 
     Attributes:
-        samples: seconds that go by its samples, which processes divide: forward and backward. fixed: seconds that each
-            process takes whatever its share: the update, and calling it. bytes_: of all gradients.
+        samples: seconds that are proportional to the samples, which processes divide: forward and backward.
+        fixed: seconds that each process needs whatever its share: the update, and the call. bytes_: of all gradients.
     """
 
     samples: float
@@ -54,14 +54,15 @@ class Work:
         """Return the seconds of a step on `size` processes.
 
         Args:
-            cores: that they share, each taking one; None: each has its own. grows: whether the batch grows with the
-                processes, which then have as many samples each as one had.
+            size: the number of processes. link: their connection. cores: how many cores they share, one for each
+                process; None: each has its own. grows: whether the batch grows with the number of processes, so that
+                each has as many samples as one process alone (weak scaling).
         """
         turns = 1.0 if cores is None else max(1.0, size / cores)
         share = self.samples * (1 if grows else 1 / size)
         return (share + self.fixed) * turns + link.allreduce(size, self.bytes_)
 
     def efficiency(self, size: int, link: Link, grows: bool = False) -> float:
-        """Return what part of `size` times one process's speed there is."""
+        """Return the parallel efficiency: the speed as a share of `size` times the speed of one process."""
         alone, together = self.on(1, link), self.on(size, link, grows=grows)
         return alone / together if grows else alone / (size * together)

@@ -13,13 +13,13 @@ from nnx.distributed import mismatch
 from nnx.distributed.launcher import found
 from nnx.distributed.nccl import available
 
-# Asks in a process of its own, which begins no MPI: it would be begun once and for all.
+# Run in a process of its own without initialising MPI, which can be done only once in a process.
 ASK = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
 SECONDS = 20
 
 
 def report() -> dict[str, Any]:
-    """Return what there is, as data that JSON can hold."""
+    """Return the facts about MPI, launcher and NCCL, as data that JSON can hold."""
     launcher = found()
     beside, path = Path(sys.executable).parent / "mpiexec", shutil.which("mpiexec")
     library, reason = _library()
@@ -54,7 +54,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 def _library() -> tuple[str | None, str | None]:
-    """Return which MPI mpi4py finds, or why none."""
+    """Return which MPI library mpi4py finds, or None, and why it finds none, or None."""
     if util.find_spec("mpi4py") is None:
         return None, 'mpi4py is not installed: pip install "nnx-backends[mpi]"'
     try:
@@ -83,6 +83,6 @@ def _nccl() -> str:
         if not available(cupy):
             return "none: CuPy finds no NCCL, so sums between GPUs go through the host"
         number = int(cupy.cuda.nccl.get_version())
-    except Exception as error:  # CuPy without a driver fails in many ways; the backends' section has them
+    except Exception as error:  # CuPy without a driver fails in many ways; the report on backends says how
         return f"unknown: {type(error).__name__}: {error}"
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"

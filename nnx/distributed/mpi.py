@@ -1,4 +1,4 @@
-"""Communicator over MPI, by mpi4py: host arrays by MPI, those on GPUs by NCCL, or through the host where it is not."""
+"""Communicator over MPI, by mpi4py: arrays on the host go by MPI, those on GPUs by NCCL or, without it, by the host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def numbering() -> int:
-    """Return what tells apart containers of one machine, each of which numbers its processes by itself."""
+    """Return a number that differs between containers on one machine, since each has its own process numbers."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -112,7 +112,7 @@ class MpiCommunicator(Communicator):
         self._watchdog.steps += 1
 
     def settle(self, backend: Backend) -> None:
-        """See `Communicator.settle`; the watchdog knows that it is waited for."""
+        """See `Communicator.settle`; the watchdog is told about the waiting."""
         if self._nccl:
             self._wait("the GPUs", backend.synchronize)
 
@@ -122,7 +122,7 @@ class MpiCommunicator(Communicator):
         self._watchdog.end(code)
 
     def _wait(self, what: str, call: Callable[..., Result], *arguments: Any) -> Result:
-        """Call what returns once all processes have called it; the watchdog knows since when, and for what."""
+        """Call a function that returns once all processes have called it; tell the watchdog since when and for what."""
         watchdog = self._watchdog
         watchdog.waiting = what
         try:
@@ -131,15 +131,15 @@ class MpiCommunicator(Communicator):
             watchdog.waiting = None
 
     def _on_gpus(self, backend: Backend | None) -> Any:
-        assert backend is not None  # arrays that are not NumPy's come with theirs
+        assert backend is not None  # callers give it with arrays that are not NumPy's
         if id(backend) not in self._nccl:
             self._nccl[id(backend)] = nccl_for(backend, self)
         return self._nccl[id(backend)]
 
-    # ---- ends --------------------------------------------------------------------------------------------------------
+    # ---- the end of the process --------------------------------------------------------------------------------------
 
     def end_on_exceptions(self) -> None:
-        """From now on end the whole job where this process ends by an exception: the others would wait for ever."""
+        """From now on end the whole job if this process ends with an exception; the others would wait for ever."""
         before = sys.excepthook
 
         def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -151,9 +151,9 @@ class MpiCommunicator(Communicator):
         exit_at_once = os._exit
 
         def leave(status: int) -> NoReturn:
-            if os.getpid() == self._pid:  # and no forked process of this one
+            if os.getpid() == self._pid:  # not in a forked process
                 self.abort(f"nnx.distributed: {self.name(self.rank)} ended by os._exit({status})", status or FAILED)
             exit_at_once(status)
 
-        sys.excepthook, os._exit = hook, leave  # by the latter MPICH would take the whole job for done
+        sys.excepthook, os._exit = hook, leave  # after os._exit, MPICH would take the whole job for done
         self._watchdog.begin()

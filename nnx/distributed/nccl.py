@@ -1,4 +1,4 @@
-"""NCCL between GPUs, by CuPy: sums that never leave them. Written by its documentation, not yet run on several GPUs."""
+"""NCCL by CuPy: sums between GPUs without the host. Written from its documentation, not yet run on several GPUs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Nccl:
     """NCCL's communicator among all processes, on their current GPUs and streams.
 
     Args:
-        cupy: the module. backend: whose arrays it is given. comm: what the processes agree by.
+        cupy: the module. backend: the one of the arrays. comm: the processes, which exchange NCCL's identifier by it.
     """
 
     def __init__(self, cupy: Any, backend: Backend, comm: Communicator) -> None:
         self._cupy, self._nccl, self._backend = cupy, cupy.cuda.nccl, backend
         mine = self._nccl.get_unique_id() if comm.rank == 0 else None
         self._comm = self._nccl.NcclCommunicator(comm.size, comm.gather(mine)[0], comm.rank)
-        self._beside: Any = None  # the stream of sums that go on while others are computed
+        self._beside: Any = None  # the stream for sums in the background
 
     def allreduce(self, a: Array) -> None:
         """Put the sum over all processes into `a`, in the order of the current stream."""
         self._comm.allReduce(a.data.ptr, a.data.ptr, a.size, self._type(a), self._nccl.NCCL_SUM, self._stream())
 
     def begin_allreduce(self, a: Array) -> Callable[[], None]:
-        """Begin the same behind what the current stream was given; what is returned lets that stream wait for it."""
+        """Begin the same in the background, after the current stream's work; return a function by which it waits."""
         cuda = self._cupy.cuda
         if self._beside is None:
             self._beside = cuda.Stream(non_blocking=True)
@@ -57,7 +57,7 @@ class Nccl:
 
 
 def nccl_for(backend: Backend, comm: Communicator) -> Nccl | None:
-    """Return NCCL between the processes' GPUs; None, on all of them, where one lacks it, or two share a GPU."""
+    """Return NCCL between the processes' GPUs; None, on all processes, if one lacks it or two share a GPU."""
     cupy: Any = getattr(backend, "cupy", None)
     there = cupy is not None and available(cupy)
     gpu = cupy.cuda.runtime.deviceGetPCIBusId(getattr(backend, "number", 0)) if there else None
@@ -68,7 +68,7 @@ def nccl_for(backend: Backend, comm: Communicator) -> Nccl | None:
 
 
 def available(cupy: Any) -> bool:
-    """Tell whether CuPy finds NCCL."""
+    """Return whether CuPy finds NCCL."""
     try:
         return bool(cupy.cuda.nccl.available)
     except (AttributeError, ImportError):

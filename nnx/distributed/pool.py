@@ -1,4 +1,4 @@
-"""Pool: means over whole batches, of which each process has a part; BatchNorm takes its moments by them."""
+"""Pool: means over whole batches, of which each process has a part; BatchNorm's mean and variance are such means."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Array = Any
 
 
 class Pool:
-    """What a process that has a part of each batch asks the others for.
+    """Means over the parts of a batch that several processes have.
 
     Args:
-        comm: the processes. share: this one's, of the batch's rows. rows: how many the batch has.
+        comm: the processes. share: this process's share of the batch's rows. rows: the number of the batch's rows.
 
     Attributes:
-        open: whether the others are asked, who do the same meanwhile. Else what a process has counts for the whole:
-            so a step is recorded, and tried.
+        open: whether means are taken over all processes, which must then do the same at the same time. If False, this
+            process's part stands for the whole batch, as while a step is recorded and tested.
     """
 
     def __init__(self, comm: Communicator, share: float, rows: int) -> None:

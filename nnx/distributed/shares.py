@@ -1,4 +1,4 @@
-"""Shares: which rows of a batch are whose."""
+"""Shares: which rows of a batch each process takes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nnx.errors import InputError
 
 @dataclass(frozen=True)
 class Shares:
-    """How batches are divided among processes: into parts of rows that come together, as even as can be.
+    """How batches are divided among processes: into parts of consecutive rows, of nearly equal size.
 
     Attributes:
-        comm: the processes. parts: how many there are in all; each process has as many of them.
-        fixed: whether parts are summed in their order: the sum is then the same, bit for bit, whoever has which.
+        comm: the processes. parts: the number of parts of a batch; each process has the same number of them.
+        fixed: whether parts are summed in their order, so that the sum is the same bits for any number of processes.
     """
 
     comm: Communicator
@@ -38,10 +38,10 @@ class Shares:
         return range(self.comm.rank * each, (self.comm.rank + 1) * each)
 
     def bounds(self, rows: int) -> list[tuple[int, int]]:
-        """Return the first row, and the one behind the last, of each of this process's parts of a batch."""
+        """Return (first row, row after the last) of each of this process's parts, in a batch of so many rows."""
         return [span(rows, part, self.parts) for part in self.mine]
 
     def rows(self, batch: int) -> np.ndarray:
-        """Return which rows of a batch are this process's: int64."""
+        """Return the indices of this process's rows in a batch: int64."""
         bounds = self.bounds(batch)
         return np.arange(bounds[0][0], bounds[-1][1])

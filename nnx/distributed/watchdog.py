@@ -1,8 +1,8 @@
-"""Watchdog: a thread that ends the job where a process waits in vain for the others.
+"""Watchdog: a thread that ends the job if a process waits in vain for the others.
 
-MPI waits for ever for a process that is gone, stopped, or at something else. So while this process waits, the thread
-looks every moment: is a process of this machine gone? Has one said that it has ended? Has it been too long? Then it
-asks the others by messages of its own, names those that are missing, and ends the job.
+MPI waits for ever for a process that is gone, stopped, or busy with something else. So while this process waits, the
+thread checks regularly: Is a process on this machine gone? Has one reported that it ended? Has the waiting taken too
+long? If so, it asks the other processes by messages of its own, names those that are missing, and ends the job.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from nnx.distributed import witness
 from nnx.distributed.communicator import Communicator
 from nnx.output import Output
 
-LOOK = 0.25  # seconds between two looks
-SURE = 1.0  # seconds for which this process must have waited for one that has ended, or is gone
-ANSWER = 2.0  # seconds in which the others must answer: their threads do, whatever else they are at
-FAILED = 75  # the exit code: EX_TEMPFAIL, for the job may be started again
-ASK, WAITING, WORKING, ENDED = range(4)  # what a message says
+LOOK = 0.25  # seconds between two checks
+SURE = 1.0  # seconds that this process must have waited before one that ended or is gone counts as missing
+ANSWER = 2.0  # seconds in which the others must answer; their watchdogs do, whatever the process is doing
+FAILED = 75  # the exit code: EX_TEMPFAIL, since the job may be started again
+ASK, WAITING, WORKING, ENDED = range(4)  # the kinds of messages
 _EXIT = os._exit
 
 
 class Watchdog:
-    """Watches over a process's waiting for the others.
+    """Watches how long this process waits for the others.
 
     Args:
-        comm: the processes. mpi: mpi4py.MPI. stall: seconds after which waiting is in vain.
+        comm: the processes. mpi: mpi4py.MPI. stall: seconds after which waiting counts as vain.
 
     Attributes:
-        waiting: for what this process waits just now, or None. steps: how many training steps are done.
+        waiting: what this process is waiting for, or None. steps: the number of training steps done.
     """
 
     def __init__(self, comm: Communicator, mpi: Any, stall: float) -> None:
@@ -49,7 +49,7 @@ class Watchdog:
         self._side = mpi.COMM_WORLD.Dup()
         self._sent: list[Any] = []
         self._ended: set[int] = set()
-        self._answers: dict[int, tuple[int, int]] = {}  # by rank, what it is at and its steps
+        self._answers: dict[int, tuple[int, int]] = {}  # by rank: what it is doing, and how many steps it has done
         self._talks = mpi.Query_thread() == mpi.THREAD_MULTIPLE
         self._over, self._lock = False, threading.Lock()
         self._witness: subprocess.Popen[bytes] | None = None
@@ -57,7 +57,7 @@ class Watchdog:
         self._look = min(LOOK, stall / 8)
 
     def begin(self) -> None:
-        """Begin to watch; until the end of the process."""
+        """Start the thread, which runs until the end of the process."""
         threading.Thread(target=self._watch, name="nnx watchdog", daemon=True).start()
         comm = self._comm
         if comm.local_rank == 0:
@@ -68,12 +68,12 @@ class Watchdog:
     def end(self, code: int) -> NoReturn:
         """End all processes of the job."""
         for rank in self._comm.neighbours:
-            if (pid := self._witnesses[rank]) is not None:  # it need not tell what is told already
+            if (pid := self._witnesses[rank]) is not None:  # it must not report what was reported already
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
         sys.stdout.flush()
         sys.stderr.flush()
-        threading.Timer(5.0, _EXIT, (code,)).start()  # whatever MPI does meanwhile
+        threading.Timer(5.0, _EXIT, (code,)).start()  # in case MPI hangs
         self._mpi.COMM_WORLD.Abort(code)
         _EXIT(code)
 
@@ -84,7 +84,7 @@ class Watchdog:
         while not self._over:
             time.sleep(self._look)
             now = time.monotonic()
-            # While this process is stopped itself, as whole jobs are by batch systems, nobody is late.
+            # Time in which this process itself was stopped, as batch systems do with whole jobs, does not count.
             passed, last = min(now - last, 4 * self._look), now
             self._listen()
             if self.waiting is None or self.steps != steps:
@@ -104,7 +104,7 @@ class Watchdog:
             self._fail(waited, self._reasons())
 
     def _reasons(self) -> str:
-        """Ask the others, and say who is missing, and why as far as that can be told."""
+        """Ask the others, and return in words which are missing, and why, as far as is known."""
         stopped = [rank for rank in self._neighbours() if state(self._comm.hosts[rank][1]) in ("T", "t")]
         silent, busy = self._silent_and_busy()
         silent = [rank for rank in silent if rank not in stopped]
@@ -152,10 +152,10 @@ class Watchdog:
             self._sent.append((self._side.Isend(message, rank), message))
 
     def _listen(self) -> None:
-        """Take the messages that have come, and answer them."""
+        """Receive the messages that have arrived, and answer them."""
         message, status = np.empty(2, np.int64), self._mpi.Status()
         while self._talks and not self._over:
-            with self._lock:  # who finds a message takes it
+            with self._lock:  # so that the thread that finds a message also receives it
                 if not self._side.Iprobe(status=status):
                     return
                 rank = status.Get_source()
@@ -170,8 +170,8 @@ class Watchdog:
     # ---- the end -----------------------------------------------------------------------------------------------------
 
     def _leave(self) -> None:
-        """Wait, at the end of the process, until all have come to theirs; tell those that have not."""
-        if os.getpid() != self._pid:  # a forked one has nothing of this
+        """At the end of the process, tell the others so, and wait until all have reached their ends."""
+        if os.getpid() != self._pid:  # a forked process takes no part
             return
         together, begun, told, limit = self._side.Ibarrier(), time.monotonic(), False, self._stall
         while not together.Test():
@@ -182,7 +182,7 @@ class Watchdog:
                 for rank in range(self._comm.size):
                     if rank != self._comm.rank:
                         self._send(rank, ENDED)
-            if waited > limit:  # those that answer may be at work alone, as rank 0 is where it draws a picture
+            if waited > limit:  # processes that answer may still be working, as rank 0 on a picture
                 limit += self._stall
                 silent, _ = self._silent_and_busy()
                 if silent and not together.Test():
@@ -195,7 +195,7 @@ class Watchdog:
 
 
 def state(pid: int) -> str | None:
-    """Return the state of a process of this machine, in the kernel's letter; None where there is none, "?" unknown."""
+    """Return the state of a process on this machine as the kernel's letter; None if it is gone, "?" if unknown."""
     if sys.platform != "linux":
         with suppress(PermissionError):
             try:

@@ -1,7 +1,7 @@
-"""Witness: a small process on each machine, of no job, that says which rank was killed from outside.
+"""Witness: a small process on each machine, outside the job, that reports which rank was killed from outside.
 
-The launcher then kills all others within milliseconds, so none of them could, and tells no more than a number of a
-process. It runs this file by itself, without the package: `python witness.py "rank 0 of 2 (...)" PID ...`.
+The job's own processes cannot, because the launcher kills them all within milliseconds, and itself names only a process
+number. The witness runs this file by itself, without the package: `python witness.py "rank 0 of 2 (...)" PID ...`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SO = "The job is ended; what was saved is whole, and --resume goes on from it"
 
 
 def start(names: dict[str, int]) -> subprocess.Popen[bytes] | None:
-    """Start the witness of processes, given by what they are called; None where the system has no means for it."""
+    """Start the witness of some processes, given by name; return None if the system has no means for it."""
     if not hasattr(os, "pidfd_open"):
         return None
     arguments = [text for name, pid in names.items() for text in (name, str(pid))]
@@ -27,7 +27,7 @@ def start(names: dict[str, int]) -> subprocess.Popen[bytes] | None:
 
 
 def watch(names: dict[str, int]) -> None:
-    """Wait for the first process to go, and tell."""
+    """Wait until the first process ends, and print its name."""
     by_handle = {os.pidfd_open(pid): name for name, pid in names.items()}
     poll = select.poll()
     for handle in by_handle:

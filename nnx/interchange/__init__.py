@@ -1,1 +1,1 @@
-"""Interchange: networks written for other libraries, and read from what these write."""
+"""Interchange with other libraries: networks written as ONNX files, and read from ONNX files and from PyTorch."""

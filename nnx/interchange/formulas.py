@@ -1,8 +1,9 @@
-"""Activation functions as formulas of ONNX's operators, written by one module here and recognised by another.
+"""Activation functions as formulas of ONNX operators. The writer writes them, and the reader recognises them.
 
-A formula is given `call`, which applies an operator, and `x`: nodes of a graph that is being written, or a
-`Polynomial`. To recognise one, both it and what a file computes are multiplied out to polynomials of operators'
-results, so that it does not matter in which order, or with how many nodes, an exporter wrote the same thing.
+A formula is a function of `call`, which applies an operator, and `x`. In the writer `x` is a node of the graph that is
+being written, in the reader it is a `Polynomial`. To recognise a function, the reader multiplies out both the formula
+and what the file computes, and compares the two polynomials. So the order and the number of the nodes that an exporter
+used do not matter.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ def elu(call: Call, x: Value, alpha: float) -> Value:
 
 
 def softplus(call: Call, x: Value) -> Value:
-    """log(1 + exp(x)), from exp(-|x|) so that nothing overflows."""
+    """log(1 + exp(x)), computed from exp(-|x|) so that nothing overflows."""
     return call("Relu", x) + call("Log", call("Exp", call("Abs", x) * -1.0) + 1.0)
 
 
 def plain_softplus(call: Call, x: Value) -> Value:
-    """log(1 + exp(x)), as others write it."""
+    """log(1 + exp(x)), as other exporters write it."""
     return call("Log", call("Exp", x) + 1.0)
 
 
 def bent_softplus(call: Call, x: Value) -> Value:
-    """The same as PyTorch has it: x itself above 20, where the two differ by 2e-9."""
+    """Softplus as PyTorch has it: x itself above 20, where the two differ by 2e-9."""
     above, inside = call("Greater", x + -20.0), call("Softplus", x)
     return above * x + inside + above * inside * -1.0
 
@@ -94,7 +95,7 @@ KNOWN: list[tuple[str, Formula]] = [
 
 
 class TooLarge(Exception):
-    """A polynomial is larger than that of any activation function."""
+    """Raised when a polynomial is larger than that of any activation function."""
 
 
 def _terms(value: Polynomial | float) -> dict[tuple[Atom, ...], float]:
@@ -133,15 +134,15 @@ class Polynomial:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What two polynomials share that are the same but for rounding."""
+        """A key that is the same for two polynomials which differ by no more than rounding."""
         return tuple(sorted((atoms, float(f"{number:.5g}")) for atoms, number in self.terms.items()))
 
     def is_x(self) -> bool:
-        """Whether it is x itself."""
+        """Whether the polynomial is x itself."""
         return self.terms == X.terms
 
     def number(self) -> float | None:
-        """Return which number it is, if it is one."""
+        """Return the number that the polynomial is, or None if it depends on x."""
         return self.terms.get((), 0.0) if self.terms.keys() <= {()} else None
 
 
@@ -154,12 +155,12 @@ def constant(number: float) -> Polynomial:
 
 
 def applied(operator: str, x: Polynomial, parameter: float = 0.0) -> Polynomial:
-    """Return the result of an operator as a polynomial of one atom."""
+    """Return the result of an operator, as a polynomial of a single atom."""
     return Polynomial({((operator, parameter, x.key),): 1.0})
 
 
 def recognised(given: Polynomial) -> tuple[str, float] | None:
-    """Return which function of x, by the name of its operation, and with which parameter; None if it is none."""
+    """Return the name of the activation function that a polynomial is, and its parameter; None if it is not one."""
     if len(given.terms) == 1:
         for name, operator in OPERATORS.items():
             for parameter in (atoms[0][1] for atoms in given.terms if atoms):
@@ -174,7 +175,7 @@ def recognised(given: Polynomial) -> tuple[str, float] | None:
 
 
 def same(a: Polynomial, b: Polynomial) -> bool:
-    """Tell whether two polynomials are the same but for the rounding of coefficients to float32."""
+    """Tell whether two polynomials are the same, apart from the rounding of their coefficients to float32."""
     return a.terms.keys() == b.terms.keys() and all(
         math.isclose(number, b.terms[atoms], rel_tol=1e-6) for atoms, number in a.terms.items()
     )

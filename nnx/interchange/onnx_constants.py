@@ -1,4 +1,4 @@
-"""Constants of ONNX graphs: what nodes make of initializers alone is computed at once, as exporters leave it behind."""
+"""Constants of ONNX graphs. Exporters leave nodes whose inputs are all constant; those are computed while reading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES = {
 
 
 def folded(file: OnnxFile, node: Any, given: list[np.ndarray]) -> np.ndarray:
-    """Return what a node, one of FOLDED, makes of constants."""
+    """Return the result of a node whose inputs are all constant. Its operator is one of FOLDED."""
     if node.op_type == "Constant":
         return _constant(file, node)
     if not given:
@@ -47,7 +47,7 @@ def _constant(file: OnnxFile, node: Any) -> np.ndarray:
 
 
 def _reshaped(file: OnnxFile, node: Any, given: list[np.ndarray]) -> np.ndarray:
-    """Return constants in another shape: with sides of 1 added or left out, or any other of as many numbers."""
+    """Return constants in another shape: with axes of length 1 added or removed, or in any shape of the same size."""
     a, sides = given[0], tuple(int(side) for side in given[1].reshape(-1)) if given[1:] else None
     if node.op_type == "Reshape":
         allow = file.attributes(node, allowzero=0)["allowzero"]
@@ -56,7 +56,7 @@ def _reshaped(file: OnnxFile, node: Any, given: list[np.ndarray]) -> np.ndarray:
         return a.reshape([side or (side if allow else a.shape[k]) for k, side in enumerate(sides)])
     axes = tuple(file.attributes(node, axes=[])["axes"]) or sides  # an attribute until opset 13
     if node.op_type == "Squeeze":
-        return np.squeeze(a, axes)  # of None all that can go
+        return np.squeeze(a, axes)  # without axes: all of length 1
     if axes is None:
         raise file.refusal(node, "has no axes")
     return np.expand_dims(a, axes)

@@ -1,4 +1,4 @@
-"""ONNX files as they come from anywhere: parsed, and every part checked before it is used or anything is allocated."""
+"""ONNX files, which may come from anywhere: every part is checked before it is used and before memory is allocated."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class OnnxFile:
     """A parsed file with one graph.
 
     Attributes:
-        path: for messages. graph, opset: what it holds, and which version of the operators it means.
-        constants: arrays by their names: initializers, and what `constant` was given.
+        path: where the file is, for messages. graph: its graph. opset: the version of the operators that it uses.
+        constants: the constant arrays by their names: the initializers, and what `folded` has computed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,23 +53,23 @@ class OnnxFile:
             self.constants[tensor.name] = self.array(tensor, f"initializer {tensor.name!r}")
 
     def error(self, fact: str) -> FileFormatError:
-        """Return the error that says what is the matter with the file."""
+        """Return the error for a file that has a fault."""
         return FileFormatError(f"{self.path}: {fact}")
 
     def node_error(self, node: Any, fact: str) -> FileFormatError:
-        """Return the error that says what is the matter with a node."""
+        """Return the error for a node that has a fault."""
         domain = "" if node.domain in DOMAINS else f"{node.domain}."
         return self.error(f"node {node.name or ', '.join(node.output)!r} ({domain}{node.op_type}): {fact}")
 
     def refusal(self, node: Any, fact: str) -> FileFormatError:
-        """Return the error that says why a node is not read."""
+        """Return the error for a node that is valid, but cannot be read by nnx."""
         known = "dense layers, normalizations and activation functions in a row"
         return self.node_error(node, f"{fact}. from_onnx reads {known}")
 
     # ---- arrays ------------------------------------------------------------------------------------------------------
 
     def array(self, tensor: Any, what: str) -> np.ndarray:
-        """Return a tensor as a NumPy array; small floats as float32."""
+        """Return a tensor as a NumPy array. Floats smaller than float32 become float32."""
         kinds = self.onnx.TensorProto
         if tensor.data_location == kinds.EXTERNAL or tensor.external_data:
             raise self.error(
@@ -88,16 +88,16 @@ class OnnxFile:
         return a.astype(np.float32) if kind in ("FLOAT16", "BFLOAT16") else a
 
     def accounted(self, a: np.ndarray) -> np.ndarray:
-        """Return an array that was made of others; refuse a small file that says how to make very many of them."""
+        """Return an array that was made of others; refuse a small file that would fill the memory with such arrays."""
         self._room -= a.nbytes
         if self._room < 0:
             raise self.error(f"it makes more than {GROWTH} times its size of its constants: it is damaged")
         return a
 
     def attributes(self, node: Any, **defaults: Any) -> dict[str, Any]:
-        """Return a node's attributes, of which it may have those given, each of the type of what it is by default.
+        """Return a node's attributes, with defaults for those that it lacks; refuse any other attribute.
 
-        A default of None stands for a tensor.
+        Each must be of the type of its default. A default of None stands for a tensor.
         """
         values = dict(defaults)
         for attribute in node.attribute:
@@ -115,10 +115,10 @@ class OnnxFile:
         return values
 
     def scalar_type(self, value: int) -> str:
-        """Return the name of a type of numbers."""
+        """Return the name of a numeric type, given by its number in ONNX."""
         names = {number: name for name, number in self.onnx.TensorProto.DataType.items()}
         return str(names.get(value, value))
 
     def cast_to(self, node: Any) -> str:
-        """Return the name of the type that a Cast makes."""
+        """Return the name of the type that a Cast node converts to."""
         return self.scalar_type(self.attributes(node, to=0, saturate=1, round_mode="up")["to"])

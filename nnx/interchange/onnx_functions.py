@@ -1,4 +1,4 @@
-"""Operators of ONNX that work out functions: held as polynomials until they are one that nnx has."""
+"""ONNX operators that compute activation functions. They are kept as polynomials until they are a function of nnx."""
 
 # ruff: noqa: D102 - a method is named after the operator that it reads
 
@@ -15,7 +15,7 @@ ALPHA = {"LeakyRelu": 0.01, "Elu": 1.0}  # operators with a parameter, and what 
 
 
 class FunctionNodes(LayerNodes):
-    """Makes polynomials of them; a sum or product that a dense layer can take in is that layer's."""
+    """Turns such operators into polynomials. A sum or product that fits into a dense layer becomes a part of it."""
 
     def function(self, i: int, node: Any, inputs: list[str]) -> Polynomial:
         x, name = self.polynomial(node, self.only(node, inputs)), node.op_type

@@ -1,4 +1,4 @@
-"""Graphs of ONNX files: the one input, the one output of numbers, and the nodes that lead from this to that."""
+"""Graphs of ONNX files: the only input, the only numeric output, and the nodes that lead from one to the other."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from nnx.interchange.onnx_file import FLOATS, OnnxFile
 
 
 class OnnxGraph:
-    """What of a file's graph counts.
+    """The part of a file's graph that computes its numeric output.
 
     Attributes:
-        input, output: their names. nodes: those that lead to the output, in order.
-        last_use: the last node that reads a name; one more than there are reads the output.
-        width, axes: how many features a row has in all, and how many axes the input has, where it says so.
+        input, output: their names. nodes: the nodes that the output depends on, in order.
+        last_use: for each name, the number of the last node that reads it. For the output, it is the number of nodes.
+        width, axes: how many features a row has in all, and how many axes the input has; None if the file doesn't say.
     """
 
     def __init__(self, file: OnnxFile) -> None:
@@ -31,7 +31,7 @@ class OnnxGraph:
         self.last_use[self.output] = len(self.nodes)
 
     def _needed(self) -> list[Any]:
-        """Return the nodes that lead to the output, in order."""
+        """Return the nodes that the output depends on, in order."""
         made: dict[str, int] = {}
         for i, node in enumerate(self.file.graph.node):
             for name in filter(None, node.output):
@@ -47,7 +47,7 @@ class OnnxGraph:
         return [self.file.graph.node[i] for i in sorted(needed)]
 
     def _numeric_output(self) -> str:
-        """Return the output that is floats: classifiers have labels beside it."""
+        """Return the name of the output that holds floats. Classifiers also have an output of labels."""
         outputs = list(self.file.graph.output)
         if len(outputs) > 1:
             outputs = [
@@ -64,7 +64,7 @@ class OnnxGraph:
 
 
 def _declared(entry: Any) -> tuple[int | None, int | None]:
-    """Return how many features a row has, and how many axes there are, as an input says: what is not known is none."""
+    """Return how many features a row of an input has, and how many axes it has; None where the file doesn't say."""
     dims = entry.type.tensor_type.shape.dim
     sides = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in dims[1:]]
     return math.prod(sides) if sides and min(sides) > 0 else None, len(dims) or None

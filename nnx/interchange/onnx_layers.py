@@ -1,4 +1,4 @@
-"""Operators of ONNX that are layers: dense ones, normalization, softmax."""
+"""ONNX operators that are layers: dense layers, normalization, softmax."""
 
 # ruff: noqa: D102 - a method is named after the operator that it reads
 
@@ -14,7 +14,7 @@ from nnx.layers import BatchNorm, Dense, LayerNorm, Sigmoid, Softmax
 
 
 class LayerNodes(Walk):
-    """Makes layers of them, or changes the last one."""
+    """Turns such operators into layers, or into changes of the last layer."""
 
     def on_Gemm(self, i: int, node: Any, inputs: list[str]) -> None:
         a = self.file.attributes(node, alpha=1.0, beta=1.0, transA=0, transB=0)
@@ -48,7 +48,7 @@ class LayerNodes(Walk):
         self.width = weights.shape[1]
 
     def affine(self, i: int, node: Any, a: str, b: str) -> bool:
-        """Put constants that are added to, or multiply, a dense layer's output into the layer; False: there is none."""
+        """Put constants that a dense layer's output is added to or multiplied by into the layer, if possible."""
         layer, x = self.layers[-1] if self.layers else None, a if a in self.values else b
         constants = self.file.constants.keys() & {a, b}
         if not isinstance(layer, Dense) or len(constants) != 1 or self.horizon > i or not self.values[x].is_x():
@@ -80,7 +80,7 @@ class LayerNodes(Walk):
         self, i: int, node: Any, inputs: list[str], kind: type[LayerNorm] | type[BatchNorm], names: tuple[str, ...],
         epsilon: float, **more: float,
     ) -> None:  # fmt: skip
-        """Add a normalization whose numbers are constants with these names in nnx."""
+        """Add a normalization layer. The node's constants become its parameters, which have these names in nnx."""
         if inputs[0] not in self.values or not all(name in self.file.constants for name in inputs[1:]):
             raise self.file.refusal(node, "expected a value, and constants to normalize it by")
         self.expect_x(i, node, inputs[0])
@@ -100,7 +100,7 @@ class LayerNodes(Walk):
         self.layers.append(Softmax())
 
     def on_Concat(self, i: int, node: Any, inputs: list[str]) -> None:
-        """Two classes: 1 - p and p, p = sigmoid(z), are the softmax of 0 and z."""
+        """Read the probabilities of two classes: 1 - p and p, p = sigmoid(z), are the softmax of 0 and z."""
         axis = self.file.attributes(node, axis=0)["axis"]
         a, b = (self.polynomial(node, name) for name in self.two_of(node, inputs))
         dense = self.layers[-2] if len(self.layers) > 1 and isinstance(self.layers[-1], Sigmoid) else None

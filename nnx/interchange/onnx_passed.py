@@ -1,4 +1,4 @@
-"""Operators of ONNX that change no number of a prediction."""
+"""ONNX operators that don't change the numbers of a prediction."""
 
 # ruff: noqa: D102 - a method is named after the operator that it reads
 
@@ -16,7 +16,7 @@ PASSED = ("Identity", "Cast", "Dropout", "Flatten", "Reshape")
 
 
 class PassedNodes(Walk):
-    """Checks that they change none, and passes the value on."""
+    """Checks that such an operator changes no number, and passes its input on."""
 
     def passed(self, i: int, node: Any, inputs: list[str]) -> Polynomial:
         if not inputs or inputs[0] not in self.values:
@@ -57,7 +57,7 @@ class PassedNodes(Walk):
         self.flatten()
 
     def flatten(self) -> None:
-        """Note that a sample is a row from here on: at the front the model takes whatever is to become one."""
+        """Note that a sample is a row from here on. If no layer came before, the model accepts samples of any shape."""
         if not self.layers and self.axes != 2:
             self.layers.append(Flatten())
         self.axes = 2

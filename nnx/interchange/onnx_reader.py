@@ -1,9 +1,9 @@
-"""Reader of ONNX files: a graph of dense layers and activation functions as layers in a row, and residual blocks.
+"""Reader of ONNX files: turns a graph into a sequence of dense layers, activation functions and residual blocks.
 
-The nodes are walked in order. What they compute is held as a polynomial of the last layer's output `x`
-(formulas.py); wherever everything after goes by one value alone, and that is a function that nnx has, it becomes a
-layer. So it does not matter which of many ways an exporter has to write the same network. What is left over at the
-next dense layer, or at the end, is refused with the nodes that it came from.
+The nodes are read in order. What they compute is kept as a polynomial of the last layer's output `x` (formulas.py).
+Wherever all later nodes depend on a single value, and this value is an activation function that nnx has, it becomes a
+layer. So it does not matter in which of many ways an exporter wrote the network. If something else is left at the next
+dense layer, or at the end, the file is refused, and the message names the nodes that computed it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LABELS = ("ai.onnx.ml", "ZipMap")  # names probabilities, after the network
 
 
 def read(path: Path) -> tuple[list[Layer], str]:
-    """Return the layers of a network in a file, and the type that it computes in.
+    """Return the layers of the network in a file, and the type that it computes in.
 
     Raises:
         FileFormatError: the file is damaged, or holds anything but dense layers and activation functions in a row.
@@ -38,7 +38,7 @@ class _Reader(FunctionNodes, PassedNodes):
     """Reads node after node."""
 
     def layers_and_type(self) -> tuple[list[Layer], str]:
-        """Walk through all nodes."""
+        """Read all nodes; return the layers and the type."""
         for i, node in enumerate(self.nodes):
             try:
                 self._node(i, node)

@@ -1,4 +1,4 @@
-"""Walk through an ONNX graph: which layers were found, and what has become of the last one's output since."""
+"""The state of a walk through an ONNX graph: the layers found so far, and what was computed from the last one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Skip:
     """A value that goes around layers, to which it is added.
 
     Attributes:
-        end: the node that adds it. layers: those before it.
+        end: the number of the node that adds it. layers: the layers found before the block began.
     """
 
     end: int
@@ -31,10 +31,10 @@ class Walk:
     """A walk through a graph.
 
     Attributes:
-        layers: found so far. values: what names stand for, as polynomials of the last layer's output.
-        since: the nodes that these came from. horizon: the last node that reads any of them.
-        width, axes: how many columns x has, and how many axes, or None.
-        skips: around which layers of these values go, the innermost last.
+        layers: those found so far. values: what each name stands for, as a polynomial of the last layer's output x.
+        since: the nodes that computed these values. horizon: the last node that reads any of them.
+        width, axes: how many columns and axes x has; None if not known.
+        skips: the values that go around layers and whose addition is still to come, the innermost last.
     """
 
     def __init__(self, file: OnnxFile) -> None:
@@ -47,13 +47,13 @@ class Walk:
         self.begin(self.graph.input)
 
     def begin(self, name: str) -> None:
-        """Go on from a layer's output, which is x from now on."""
+        """Continue from a layer's output, which has this name and is x from now on."""
         self.values: dict[str, Polynomial] = {name: X}
         self.since: list[Any] = []
         self.horizon = self.last_use.get(name, -1)
 
     def keep(self, i: int, node: Any, result: Polynomial) -> None:
-        """Note what a node computes; make a layer of it where nothing before it is read any more."""
+        """Note what a node computes, and make a layer of it if no earlier value is read any more."""
         name = node.output[0]
         alone = self.horizon <= i
         self.since.append(node)
@@ -67,7 +67,7 @@ class Walk:
             self.horizon = max(self.horizon, self.last_use.get(name, -1))
 
     def open_skip(self, i: int) -> bool:
-        """Tell whether all that else becomes of x is that it is added, further on; begin such a block if so."""
+        """Begin a residual block if x's only other use is that a later node adds it; tell whether it is."""
         names = {name for name, value in self.values.items() if value.is_x()}
         later = [j for j in range(i + 1, len(self.nodes)) for name in self.nodes[j].input if name in names]
         if len(later) != 1 or self.graph.output in names:
@@ -82,7 +82,7 @@ class Walk:
         return True
 
     def close_skip(self, i: int, node: Any, inputs: list[str]) -> None:
-        """Make a block of the layers since then."""
+        """Make a residual block of the layers found since `open_skip`."""
         inside = [name for name in self.two(node, inputs) if name in self.values]
         if len(inside) != 1 or not self.values[inside[0]].is_x() or self.horizon > i:
             raise self.leftover() if self.since else self.file.refusal(node, "adds something else than a value to x")
@@ -90,7 +90,7 @@ class Walk:
         self.begin(node.output[0])
 
     def expect_x(self, i: int, node: Any, name: str) -> None:
-        """Refuse a layer whose input is not all that came before, or is read again."""
+        """Refuse a layer unless its input is x. If x is read again later, that must be the end of a residual block."""
         if not self.values[name].is_x():
             raise self.leftover()
         if self.axes not in (2, None):
@@ -102,7 +102,7 @@ class Walk:
             )
 
     def vector(self, node: Any, name: str, width: int) -> np.ndarray:
-        """Return constants that are added to, or multiply, each of so many columns."""
+        """Return constants that each of `width` columns is added to or multiplied by."""
         a = self.file.constants.get(name)
         if a is None or a.size not in (1, width) or a.shape != (1,) * (a.ndim - 1) + a.shape[-1:] or a.ndim > 2:
             shape = "no constant" if a is None else f"of shape {list(a.shape)}"
@@ -112,7 +112,7 @@ class Walk:
         return np.broadcast_to(a.reshape(-1).astype(np.float64), (width,))
 
     def polynomial(self, node: Any, name: str) -> Polynomial:
-        """Return what an operand is: of constants only single numbers."""
+        """Return an operand as a polynomial. A constant must be a single number."""
         if name in self.values:
             return self.values[name]
         a = self.file.constants[name]
@@ -123,24 +123,24 @@ class Walk:
         return constant(float(str(a.reshape(())[()])))
 
     def only(self, node: Any, inputs: list[str]) -> str:
-        """Return the one input that there must be."""
+        """Return the input of a node that must have exactly one."""
         if len(inputs) != 1:
             raise self.file.refusal(node, f"has {len(inputs)} inputs, expected one")
         return inputs[0]
 
     def two(self, node: Any, inputs: list[str]) -> tuple[str, str]:
-        """Return the two inputs that there must be, of an operator without attributes."""
+        """Return the inputs of a node that must have exactly two, and no attributes."""
         self.file.attributes(node)
         return self.two_of(node, inputs)
 
     def two_of(self, node: Any, inputs: list[str]) -> tuple[str, str]:
-        """Return the two inputs that there must be."""
+        """Return the inputs of a node that must have exactly two."""
         if len(inputs) != 2:
             raise self.file.refusal(node, f"has {len(inputs)} inputs, expected two")
         return inputs[0], inputs[1]
 
     def leftover(self) -> FileFormatError:
-        """Say which nodes compute what is no layer."""
+        """Return the error that names the nodes whose result is not a layer."""
         if not self.since:
             return self.file.error(f"the output {self.graph.output!r} is made by no node: the graph is damaged")
         nodes = " -> ".join(node.op_type for node in self.since[-12:])
@@ -148,12 +148,12 @@ class Walk:
 
 
 def as_written(number: float) -> float:
-    """Return an attribute, which is a float32, as it was written: 0.1, and not 0.10000000149."""
+    """Return an attribute, which is stored as float32, as it was written: 0.1, and not 0.10000000149."""
     return float(str(np.float32(number)))
 
 
 def layer_of(function: str, parameter: float) -> Layer:
-    """Return the layer of an operation, by its name."""
+    """Return the layer for an activation function, given the name of its operation."""
     if function == "gelu_tanh":
         return GELU("tanh")
     name = BY_NAME[function].parameter

@@ -1,7 +1,7 @@
 """Writer of ONNX files: a network's forward pass as a graph of standard operators, in one file.
 
-A dense layer is a Gemm, an activation function the operator of its name where there is one that runtimes have in the
-model's type, else a few simpler ones (formulas.py). Dropout and noise, which do nothing in a prediction, are left out,
+A dense layer becomes a Gemm. An activation function becomes the operator of its name if runtimes have it in the model's
+type, otherwise a few simpler operators (formulas.py). Dropout and noise do nothing in a prediction and are left out,
 and so is Flatten: the file takes rows.
 """
 
@@ -48,11 +48,11 @@ def write(
     path: str | os.PathLike[str], layers: Sequence[Layer], dtype: str, width: int | None,
     parameters: Mapping[str, np.ndarray],
 ) -> None:  # fmt: skip
-    """Write a network to a file, whole or not at all.
+    """Write a network to a file. If that fails, an older file stays as it was.
 
     Args:
-        path: the file. layers, dtype: the network's. width: how many inputs it takes; None: any.
-        parameters: by their names, as "0.weights".
+        path: the file. layers, dtype: the network's. width: how many inputs it takes; None for any number.
+        parameters: the arrays by their names, such as "0.weights".
 
     Raises:
         InputError: a layer is not nnx's own, or a number is not finite, or there are too many for one file.
@@ -91,7 +91,7 @@ def _check(number: int, layer: Layer) -> None:
 
 
 def _written(graph: Graph, x: Node, layer: Layer, place: str, parameters: Mapping[str, np.ndarray]) -> Node:
-    """Write a layer, whose parameters' names begin with its place; return its output."""
+    """Write a layer, whose parameters' names begin with `place`; return its output."""
     if isinstance(layer, Dense):
         weights = graph.initializer(f"{place}.weights", parameters[f"{place}.weights"])
         biases = graph.initializer(f"{place}.biases", parameters[f"{place}.biases"].reshape(-1))
@@ -127,7 +127,7 @@ def _written(graph: Graph, x: Node, layer: Layer, place: str, parameters: Mappin
 
 
 def _embedded(graph: Graph, x: Node, layer: Embedding, place: str, parameters: Mapping[str, np.ndarray]) -> Node:
-    """Write columns of codes as rows that they name, beside the other columns as they are."""
+    """Write an embedding: each column of codes becomes rows of its table, and the other columns stay as they are."""
     pieces = []
     for column, columns_, _ in layer._pieces():
         name = f"{place}.{column}.weights"
@@ -141,7 +141,7 @@ def _embedded(graph: Graph, x: Node, layer: Embedding, place: str, parameters: M
 
 
 class Node:
-    """The output of a node, as formulas add and multiply it."""
+    """The output of a node. Formulas can add and multiply it."""
 
     def __init__(self, graph: Graph, name: str) -> None:
         self.graph, self.name = graph, name
@@ -157,7 +157,7 @@ class Graph:
     """A graph that is being written.
 
     Attributes:
-        layer: which layer the next nodes belong to; their names begin with it.
+        layer: the layer that the next nodes belong to; their names begin with it.
     """
 
     def __init__(self, onnx: Any, dtype: str) -> None:
@@ -177,7 +177,7 @@ class Graph:
         return name
 
     def operand(self, value: Node | float) -> str:
-        """Return the name of what is added or multiplied."""
+        """Return the name of an operand; a number is added as an initializer."""
         return value.name if isinstance(value, Node) else self.initializer(f"number {value!r}", np.array(value))
 
     def node(self, operator: str, inputs: list[str], **attributes: Any) -> Node:
@@ -187,7 +187,7 @@ class Graph:
         return Node(self, name)
 
     def call(self, operator: str, x: Node) -> Node:
-        """Apply an operator. No runtime has Erf in float64: there its result has the 7 digits of float32."""
+        """Apply an operator. No runtime has Erf in float64; there its result has only the 7 digits of float32."""
         if operator != "Erf" or self.dtype == "float32":
             return self.node(operator, [x.name])
         kinds = self.onnx.TensorProto
@@ -195,7 +195,7 @@ class Graph:
         return self.node("Cast", [single.name], to=kinds.DOUBLE)
 
     def model(self, outputs: Node, width: int | None, layers: Sequence[Layer]) -> Any:
-        """Return the whole file: inputs are called "x", outputs "y", and there may be any number of rows."""
+        """Return the whole file. Its input is called "x", its output "y", and both have any number of rows."""
         helper, kind = (
             self.onnx.helper,
             getattr(self.onnx.TensorProto, "FLOAT" if self.dtype == "float32" else "DOUBLE"),

@@ -1,8 +1,8 @@
-"""PyTorch: its modules, state dicts and safetensors files as layers, and layers' parameters under its names.
+"""PyTorch: reads its modules, state dicts and safetensors files as layers, and returns parameters under its names.
 
 PyTorch keeps a dense layer's weights as [n_neurons, n_inputs], under "NAME.weight", and its biases as [n_neurons].
-Gamma and beta of a normalization are "NAME.weight" and "NAME.bias", too, and its BatchNorm's momentum is 1 minus ours.
-Only `to_state_dict` imports it, to make its tensors: whoever gives one of its modules has imported it.
+Gamma and beta of a normalization are called "NAME.weight" and "NAME.bias" too. The momentum of its BatchNorm is 1 minus
+ours. Only `to_state_dict` imports PyTorch, to make tensors; a user who passes a module has already imported it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read(source: Any, activations: Any) -> tuple[list[Layer], str]:
     """Return the layers of a module, a state dict or a file, and the type of their parameters.
 
     Raises:
-        InputError: it holds something else than dense layers and activation functions in a row.
+        InputError: it holds something other than a sequence of dense layers, normalizations and activation functions.
     """
     torch, settings = sys.modules.get("torch"), dict[str, dict[str, Any]]()
     if torch is not None and isinstance(source, torch.nn.Sequential | torch.nn.Linear):
@@ -110,7 +110,7 @@ def _of_modules(torch: Any, module: Any) -> tuple[list[Layer], str]:
 
 
 def _flat(torch: Any, module: Any, prefix: str) -> list[tuple[str, Any]]:
-    """Return the modules that a Sequential runs, by their names; refuse what runs beside them."""
+    """Return the modules that a Sequential runs, with their names; refuse hooks and whatever else runs with them."""
     _check_untouched(module, prefix)
     if type(module).forward is not torch.nn.Sequential.forward:
         return [(prefix, module)]
@@ -118,7 +118,7 @@ def _flat(torch: Any, module: Any, prefix: str) -> list[tuple[str, Any]]:
 
 
 def _check_untouched(module: Any, name: str) -> None:
-    """Refuse a module that does something else than its class says."""
+    """Refuse a module that does something other than what its class says, because of hooks or a changed method."""
     if hasattr(module, "has_uninitialized_params") and module.has_uninitialized_params():
         raise InputError(f"from_torch: module {_named(module, name)} holds no numbers yet; run the module once")
     hooks = module._forward_hooks or module._forward_pre_hooks
@@ -128,13 +128,13 @@ def _check_untouched(module: Any, name: str) -> None:
 
 
 def _named(module: Any, name: str) -> str:
-    """Return a module's name, if it has one, and what it is, on one line."""
+    """Return a module's name, if it has one, and its description, on one line."""
     shown = str(module) if not module._modules else f"{module._get_name()}(...)"
     return f"{name.rstrip('.')!r}, {shown}," if name else shown
 
 
 def _activation(torch: Any, part: Any, name: str) -> Layer:
-    """Return the layer that does what a module without parameters does."""
+    """Return the layer that does the same as a module without parameters."""
     nn, kind = torch.nn, type(part)
     plain = {
         nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.SiLU: "silu", nn.Mish: "mish",
@@ -164,7 +164,7 @@ def _activation(torch: Any, part: Any, name: str) -> Layer:
 def _check_kinds(torch: Any, module: Any) -> dict[str, dict[str, Any]]:
     """Return the settings of normalizations by their names.
 
-    Refuse a module with parameters or buffers in any part but these and Linear, or with what runs beside them.
+    Refuse a module in which any other part than these and Linear has parameters or buffers, or in which hooks run.
     """
     found = {}
     for name, part in module.named_modules():
@@ -184,7 +184,7 @@ def _check_kinds(torch: Any, module: Any) -> dict[str, dict[str, Any]]:
 
 
 def _settings(torch: Any, part: Any, name: str) -> dict[str, Any]:
-    """Return what a normalization's state does not say."""
+    """Return the settings of a normalization that its state dict doesn't hold."""
     if type(part) is torch.nn.LayerNorm:
         if len(part.normalized_shape) != 1:
             raise InputError(f"from_torch: module {_named(part, name)} normalizes several axes; expected one")
@@ -198,7 +198,7 @@ def _settings(torch: Any, part: Any, name: str) -> dict[str, Any]:
 
 
 def _norm(part: Mapping[str, np.ndarray], name: str, settings: Mapping[str, Any]) -> LayerNorm | BatchNorm:
-    """Return the layer that a normalization's numbers belong to; what there is none of stays as it begins."""
+    """Return the layer for a normalization's numbers. Whatever is missing keeps its initial value."""
     kind = BatchNorm if part.keys() & {*RUNNING} else LayerNorm
     numbers = dict(settings)
     width = numbers.pop("n_features", max((a.size for a in part.values()), default=0))
@@ -222,10 +222,10 @@ def _norm(part: Mapping[str, np.ndarray], name: str, settings: Mapping[str, Any]
 def _of_state(
     state: Mapping[Any, Any], activations: Any, settings: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[Layer], str]:
-    """Return dense layers with the activation functions given, each after the normalizations that follow the layer.
+    """Return dense layers, each followed by its normalizations and then by its activation function.
 
     Args:
-        settings: what is known besides of normalizations, by their names.
+        settings: the settings of the normalizations, by their names, if they are known.
     """
     parts: dict[str, dict[str, np.ndarray]] = {}
     for key, value in state.items():
@@ -268,7 +268,7 @@ def _of_state(
 
 
 def _check_order(names: list[str]) -> None:
-    """Refuse the alphabet's order where numbers have another: files that are read into a dict come in it."""
+    """Refuse names in alphabetical order if their numbers say another: some readers of files sort names that way."""
     if names == sorted(names) != sorted(names, key=natural):
         raise InputError(
             f"from_torch: the state dict is in alphabetical order: {', '.join(names)}; give a dict in the order in "
@@ -277,7 +277,7 @@ def _check_order(names: list[str]) -> None:
 
 
 def _functions(activations: Any, denses: int) -> list[Layer | None]:
-    """Return what comes after each dense layer."""
+    """Return the activation function after each dense layer; None for none."""
     if activations is None and denses > 1:
         raise InputError(f"from_torch: a state dict does not say what comes between dense layers; {GIVE}")
     if activations is None or isinstance(activations, str | Layer):
@@ -288,7 +288,7 @@ def _functions(activations: Any, denses: int) -> list[Layer | None]:
 
 
 def _function(given: Any) -> Layer | None:
-    """Return an activation function, given by its name or as a layer, of which a new one is made."""
+    """Return an activation function that is given by its name, or as a layer, which is copied."""
     if given is None:
         return None
     if isinstance(given, Activation | Linear | Dropout | GaussianNoise):
@@ -299,7 +299,7 @@ def _function(given: Any) -> Layer | None:
 
 
 def _guess() -> str:
-    """Say what a name is known from, and what is expected."""
+    """Return the end of a message about a name that is not read: what is expected."""
     return "which are all that is read; expected dense layers with normalization and activation functions between them"
 
 
@@ -307,7 +307,7 @@ def _guess() -> str:
 
 
 def _of_file(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a safetensors file, in the natural order of their names: the file's own says nothing."""
+    """Return the tensors of a safetensors file, in the natural order of their names; the file's order means nothing."""
     safetensors = optional("safetensors", "train", "reading safetensors files")  # whose numpy part knows no bfloat16
     data = read_file(path, KIND)
     try:
@@ -333,7 +333,7 @@ def _stored(path: Path, name: str, tensor: dict[str, Any]) -> np.ndarray:
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """Return what sorts names as people count: "fc2" before "fc10"."""
+    """Return a key that sorts names with numbers in their natural order: "fc2" before "fc10"."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
@@ -341,7 +341,7 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def _numbers(tensor: Any, name: str) -> np.ndarray:
-    """Return a tensor's numbers: what wants its gradient is detached, what is on a GPU copied."""
+    """Return a tensor as an array, detached from its gradient, and copied if it is on a GPU."""
     if hasattr(tensor, "detach"):
         if tensor.is_meta or type(tensor).__name__.startswith("Uninitialized"):
             raise InputError(f"from_torch: {name.rstrip('.')!r} holds no numbers yet; run the module once")
@@ -374,7 +374,7 @@ def _type(types: Sequence[str]) -> str:
 
 
 def to_state_dict(layers: Sequence[Layer], parameters: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return layers' parameters as torch's tensors, by the names that they have in a Sequential built alike."""
+    """Return the layers' parameters as PyTorch tensors, with the names that they have in the same Sequential there."""
     for number, layer in enumerate(layers):
         if layer.shapes and type(layer) not in (Dense, BatchNorm, LayerNorm):
             raise InputError(

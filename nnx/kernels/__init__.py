@@ -1,1 +1,1 @@
-"""Kernels, the hot loops, and nothing else: a kernel knows arrays and numbers, never a layer."""
+"""Kernels: the hot loops. A kernel knows arrays and numbers, never a layer."""

@@ -1,7 +1,7 @@
-"""News of compiling: code that waits for it may hear that it goes on, and for how long already.
+"""Notification about compiling: code that shows progress is told that something is being compiled, and for how long.
 
-Who compiles says so by `begun` and `ended`. Who waits, the main thread mostly, calls `tell` from time to time; whoever
-shows the progress of something listens by `heard_by`, in its own thread and for its own work alone.
+Code that compiles calls `begun` and `ended`. A thread that waits for it, usually the main thread, calls `tell` from
+time to time. Code that shows progress registers a listener with `heard_by`, which is called only in its own thread.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
-AFTER = 1.0  # seconds of compiling that nobody needs to hear of
-USUAL = "about 5 s"  # what all takes that one training needs, in one number type; see docs/benchmarks.md
+AFTER = 1.0  # compiling for less than so many seconds is not reported
+USUAL = "about 5 s"  # the time for all kernels that one training needs, in one number type; see docs/benchmarks.md
 Listener = Callable[[float], None]
 
-_spent = 0.0  # seconds, in this process, up to the last end
-_since: float | None = None  # when what is being compiled was begun
+_spent = 0.0  # seconds of compiling in this process, up to the last `ended`
+_since: float | None = None  # when the present compiling began
 _listener: ContextVar[tuple[Listener, float] | None] = ContextVar("nnx_compiling", default=None)
 
 
 def begun() -> None:
-    """Note that something is compiled from here on, unless that is so already."""
+    """Note that compiling begins, unless it has begun already."""
     global _since
     _since = time.monotonic() if _since is None else _since
 
 
 def ended() -> None:
-    """Note that whatever was compiled is."""
+    """Note that compiling has ended."""
     global _spent, _since
     _spent, _since = spent(), None
 
 
 def spent() -> float:
     """Return how many seconds were spent on compiling in this process."""
-    since = _since  # which another thread may forget meanwhile
+    since = _since  # a copy, since another thread may reset it
     return _spent if since is None else _spent + time.monotonic() - since
 
 
 @contextmanager
 def heard_by(listener: Listener) -> Iterator[None]:
-    """Within the block, have `listener` called with the seconds of compiling so far, from the first second on.
+    """Within the block, call `listener` with the seconds of compiling so far, once they exceed AFTER.
 
-    It is called while something is compiled, some ten times a second where the main thread waits for that, and before
-    each function where another thread compiles for itself.
+    It is called while something is compiled: some ten times a second if the main thread waits for it, and before each
+    function if another thread compiles by itself.
     """
     token = _listener.set((listener, spent()))
     try:
@@ -53,12 +53,12 @@ def heard_by(listener: Listener) -> Iterator[None]:
 
 
 def is_heard() -> bool:
-    """Tell whether somebody listens already."""
+    """Return whether there is a listener."""
     return _listener.get() is not None
 
 
 def tell() -> None:
-    """Tell who listens in this thread, if something is being compiled; that nobody can be told is no failure."""
+    """Call this thread's listener if something is being compiled; its errors are ignored."""
     if _since is None or (heard := _listener.get()) is None:
         return
     listener, before = heard
@@ -68,7 +68,7 @@ def tell() -> None:
 
 
 def once(write: Callable[[str], None], usual: str = USUAL) -> Listener:
-    """Return a listener that writes one line, the first time: what is done, and how long it usually takes."""
+    """Return a listener that writes one line, at its first call: what is being done, and how long it usually takes."""
     told: list[bool] = []
 
     def hear(seconds: float) -> None:

@@ -1,41 +1,43 @@
 """Elementwise activation functions: a table with one row for each.
 
-A row holds the function's name, what its gradient is computed from, and its formulas, for arrays of any library, for
-compiled code and for GPUs alike. The operations of the backends, the compiled programs, the CUDA kernels, the layers'
-choices and the tests' cases are made from the rows, so a new function is written once, here. Its number, by which
-compiled code knows it, is its place in the table and stands nowhere else.
+A row holds the function's name, what its gradient is computed from, and its formulas, which serve arrays of any
+library, compiled code and GPUs alike. The operations of the backends, the compiled programs, the CUDA kernels, the
+layers' choices and the tests' cases are made from the rows, so a new function is written once, here. The number by
+which compiled code knows a function is its index in the table, and is written nowhere else.
 
-A formula is given the mathematics `m` of whatever it works on: `where`, `exp`, `expm1`, `log`, `log1p` (of 0 .. 1) and
-`tanh`. With arrays it computes (nnx/backends/array_math.py); with numbers that compiled code will hold it writes that
-code, LLVM's (nnx/kernels/cpu/ops/traced.py) or C's (nnx/kernels/cuda/written.py).
+A formula gets an object `m` with the mathematical functions: `where`, `exp`, `expm1`, `log`, `log1p` (for 0 .. 1) and
+`tanh`. For arrays, `m` computes (nnx/backends/array_math.py). For symbolic numbers, it writes code: LLVM's
+(nnx/kernels/cpu/ops/traced.py) or C's (nnx/kernels/cuda/written.py).
 
-Infinity times 0 is NaN, where these functions have limits. So what is multiplied by a share that may be 0 is first kept
-within -FAR .. FAR: further out all shares are 0 or 1, in float64 as well.
+Infinity times 0 is NaN where these functions have limits. So a number that is multiplied by a factor which may be 0 is
+first clipped to -FAR .. FAR: beyond that all such factors are 0 or 1, in float64 too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from nnx.kernels.normal import normal
 
-Number = Any  # an array, or what stands for a number in compiled code
+Number = Any  # an array, or a symbol for a number in compiled code
 FAR = 1000.0
+HELD_UP = 0.13  # ns a number takes where a CPU's second-level cache holds it, if little is computed
 TWICE_ROOT, CUBIC = 1.5957691216057308, 0.044715  # 2 sqrt(2 / pi), and the other constant of the approximate GELU
 
 
-# ---- formulas of x, and of a parameter a; of x or y and dy -----------------------------------------------------------
+# ---- formulas of x and perhaps a parameter; their gradients, of x or y, and dy ---------------------------------------
 
 
 def above(m: Any, x: Number) -> Number:
-    """x, or -FAR below it."""
+    """max(x, -FAR)."""
     return m.where(x < -FAR, -FAR, x)
 
 
 def within(m: Any, x: Number) -> Number:
-    """x, kept within -FAR .. FAR."""
+    """x, clipped to -FAR .. FAR."""
     x = above(m, x)
     return m.where(x > FAR, FAR, x)
 
@@ -57,7 +59,7 @@ def sigmoid(m: Any, x: Number) -> Number:
 
 
 def sigmoid_backward(m: Any, y: Number, dy: Number) -> Number:
-    """The slope is y (1 - y)."""
+    """dy y (1 - y)."""
     return dy * (y * (1 - y))
 
 
@@ -67,7 +69,7 @@ def tanh(m: Any, x: Number) -> Number:
 
 
 def tanh_backward(m: Any, y: Number, dy: Number) -> Number:
-    """The slope is 1 - y**2."""
+    """dy (1 - y**2)."""
     return dy * (1 - y * y)
 
 
@@ -77,7 +79,7 @@ def leaky_relu(m: Any, x: Number, slope: Number) -> Number:
 
 
 def leaky_relu_backward(m: Any, y: Number, dy: Number, slope: Number) -> Number:
-    """At 0 the slope is that of the left side, as ReLU's is."""
+    """dy, or slope * dy where y is not above 0; at 0 it is the derivative from the left, as for ReLU."""
     return m.where(y > 0, dy, slope * dy)
 
 
@@ -87,31 +89,31 @@ def elu(m: Any, x: Number, alpha: Number) -> Number:
 
 
 def elu_backward(m: Any, y: Number, dy: Number, alpha: Number) -> Number:
-    """Below 0 the slope is alpha * exp(x) = y + alpha."""
+    """dy, or dy (y + alpha) below 0, where the derivative is alpha * exp(x) = y + alpha."""
     return m.where(y > 0, dy, dy * (y + alpha))
 
 
 def gelu(m: Any, x: Number) -> Number:
-    """x times the share of the normal distribution that lies below x."""
+    """x times the standard normal distribution function at x."""
     share, _ = normal(m, x)
     return above(m, x) * share
 
 
 def gelu_backward(m: Any, x: Number, dy: Number) -> Number:
-    """The slope is share + x * density."""
+    """dy (share + x * density), with the distribution function and the density of the normal distribution at x."""
     x = within(m, x)
     share, density = normal(m, x)
     return dy * (share + x * density)
 
 
 def gelu_tanh(m: Any, x: Number) -> Number:
-    """x (1 + tanh(u)) / 2 = x sigmoid(2 u), which loses nothing where u is far below 0."""
+    """x (1 + tanh(u)) / 2 = x sigmoid(2 u), which keeps all digits if u is far below 0."""
     inside = within(m, x)
     return above(m, x) * sigmoid(m, inside * (TWICE_ROOT * (1 + CUBIC * inside * inside)))
 
 
 def gelu_tanh_backward(m: Any, x: Number, dy: Number) -> Number:
-    """The slope is sigmoid(v) + x sigmoid'(v) v', v = 2 u."""
+    """dy (sigmoid(v) + x sigmoid'(v) v'), with v = 2 u."""
     x = within(m, x)
     square = x * x
     v = x * (TWICE_ROOT * (1 + CUBIC * square))
@@ -124,7 +126,7 @@ def silu(m: Any, x: Number) -> Number:
 
 
 def silu_backward(m: Any, x: Number, dy: Number) -> Number:
-    """The slope is sigmoid(x) + x sigmoid'(x)."""
+    """dy (sigmoid(x) + x sigmoid'(x))."""
     x = within(m, x)
     return dy * (sigmoid(m, x) + x * sigmoid_slope(m, x))
 
@@ -141,7 +143,7 @@ def softplus(m: Any, x: Number) -> Number:
 
 
 def softplus_backward(m: Any, y: Number, dy: Number) -> Number:
-    """The slope is sigmoid(x) = 1 - exp(-y)."""
+    """dy sigmoid(x), where sigmoid(x) = 1 - exp(-y)."""
     return -dy * m.expm1(-y)
 
 
@@ -152,14 +154,14 @@ def mish(m: Any, x: Number) -> Number:
 
 
 def mish_backward(m: Any, x: Number, dy: Number) -> Number:
-    """The slope is share + x share'."""
+    """dy (share + x share'), see `share_of_mish`."""
     x = within(m, x)
     share, slope = share_of_mish(m, x)
     return dy * (share + x * slope)
 
 
 def share_of_mish(m: Any, x: Number) -> tuple[Number, Number]:
-    """tanh(log(1 + n)) = n (n + 2) / (n (n + 2) + 2), n = exp(x), and its slope, both from e = exp(-|x|)."""
+    """tanh(log(1 + n)) = n (n + 2) / (n (n + 2) + 2), n = exp(x), and its derivative, both from e = exp(-|x|)."""
     e = m.exp(-abs(x))
     top = m.where(x < 0, e * (e + 2), 1 + 2 * e)
     bottom = top + m.where(x < 0, 2.0, 2 * e * e)
@@ -176,13 +178,13 @@ class Elementwise:
     Attributes:
         name: of the operation; that of its gradient is `name + "_backward"`.
         of: what the gradient is computed from besides dy: "x", the function's input, or "y", its output.
-        forward, backward: the formulas: forward(m, x) and backward(m, x or y, dy), and the parameter after these, if
-            there is one.
-        parameter, default, low: the name of the one number that shapes the function, its value where none is given, and
-            the smallest that makes sense; "" where there is none.
-        init: the initial weights that fit a dense layer before it.
-        cost, slope_cost: about how many ns a number takes a CPU, and its gradient, which decides how many threads share
-            the work. What computes next to nothing is held up by memory: 0.13 where the second-level cache holds it.
+        forward, backward: the formulas forward(m, x) and backward(m, x or y, dy), followed by the parameter, if there
+            is one.
+        parameter, default, low: the name of the function's parameter, its default, and the smallest valid value; ""
+            if there is none.
+        init: suitable initial weights for a dense layer before it.
+        cost, slope_cost: roughly how many ns the function and its gradient take on a CPU for one number, by which the
+            number of threads is chosen. Functions that hardly compute are limited by memory: HELD_UP.
     """
 
     name: str
@@ -194,16 +196,26 @@ class Elementwise:
     low: float = 0.0
     init: str = "he"
     cost: float = 0.6
-    slope_cost: float = 0.13
+    slope_cost: float = HELD_UP
 
     def given(self, a: float) -> tuple[float, ...]:
-        """The parameter as the formulas take it: not at all where there is none."""
+        """The parameter as a tuple of arguments for the formulas; empty if there is none."""
         return (a,) if self.parameter else ()
 
     @property
     def gradient(self) -> str:
         """The name of the gradient's operation."""
         return f"{self.name}_backward"
+
+    @cached_property
+    def number(self) -> int:
+        """What compiled code knows it by."""
+        return number_of(self.name)
+
+    @cached_property
+    def gradient_number(self) -> int:
+        """The same of its gradient."""
+        return number_of(self.gradient)
 
 
 FUNCTIONS = (
@@ -212,7 +224,7 @@ FUNCTIONS = (
         of="y",
         forward=relu,
         backward=relu_backward,
-        cost=0.13,
+        cost=HELD_UP,
     ),
     Elementwise(  # chapter 16
         "sigmoid",
@@ -237,7 +249,7 @@ FUNCTIONS = (
         backward=leaky_relu_backward,
         parameter="slope",
         default=0.01,
-        cost=0.13,
+        cost=HELD_UP,
     ),
     Elementwise(  # Clevert and others, 2016
         "elu",
@@ -286,7 +298,7 @@ FUNCTIONS = (
 NAMES = tuple(row.name for row in FUNCTIONS)
 BY_NAME = {row.name: row for row in FUNCTIONS}
 
-# What compiled programs do to each number by itself, by name; its number is its place here, for CPUs and for GPUs.
+# All kinds of elementwise work in compiled programs, by name; a kind's number is its index here, for CPUs and for GPUs.
 # After the functions and their gradients come the parts of losses and of accuracies (nnx/kernels/losses.py).
 KINDS = (
     *NAMES,
@@ -300,7 +312,7 @@ KINDS = (
 
 
 def number_of(kind: str) -> int:
-    """What compiled code knows a kind by."""
+    """Return the number of a kind in compiled code."""
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no elementwise operation: expected one of {', '.join(KINDS)}")
     return KINDS.index(kind)

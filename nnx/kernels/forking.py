@@ -1,4 +1,4 @@
-"""Fork safety: a child has none of its parent's threads, and finds locks as they left them."""
+"""Fork safety: a child has none of its parent's threads, and inherits locks in the state that they left."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 60.0  # seconds; longer than anything takes that is done under these locks
+PATIENCE = 60.0  # seconds; longer than any work done while these locks are held
 
 
 def hold_at_fork(lock: Any) -> None:
-    """Have forking wait for this lock, so that no child finds it held, and what it guards half done, for ever."""
+    """Make a fork wait for this lock, so that no child inherits it held, with the guarded work half done."""
     held: list[bool] = []
 
     def before() -> None:
@@ -25,6 +25,6 @@ def hold_at_fork(lock: Any) -> None:
 
 
 def in_forked(forget: Callable[[], object]) -> None:
-    """Have each forked child call this first: what it remembers of threads, which were its parent's, is not true."""
+    """Call a function first in each forked child, to forget the threads of the parent."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=forget)

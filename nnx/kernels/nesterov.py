@@ -1,4 +1,4 @@
-"""Nadam's momenta (Dozat, 2016), as torch and Keras have them: they rise with each step, and their product counts.
+"""Nadam's momenta (Dozat, 2016), as in PyTorch and Keras: they grow with each step, and their product is needed.
 
 The momentum of step t, counted from 1, is beta (1 - 0.96**(t s) / 2), and m is corrected by the product of all so far.
 A product over all steps would be one more number to carry from step to step, to save and to restore. With
@@ -13,16 +13,16 @@ from collections.abc import Callable
 from typing import Any
 
 Number = Any
-TERMS = 64  # 2**-64 times as many steps as there may be is nothing to a float64
+TERMS = 64  # 2**-64 times the largest possible number of steps is negligible in float64
 LOG = math.log(0.96)
-NO_ZERO = 1e-300  # what keeps q from being exactly 1, where a sum of powers would be 0 / 0
+NO_ZERO = 1e-300  # keeps q from being exactly 1, where a sum of powers would be 0 / 0
 
 
 def make_momenta(m: Any) -> Callable[[Number, Number, Number], tuple[Number, Number, Number]]:
-    """Return the function by a mathematics that has `exp` and `expm1`: `math`, or that of arrays."""
+    """Return the function below, using `exp` and `expm1` of `m`: the module `math`, or an `ArrayMath`."""
 
     def momenta(beta: Number, slowness: Number, time: Number) -> tuple[Number, Number, Number]:
-        """Return the momentum of step `time`, that of the next one, and the product of all up to `time`."""
+        """Return the momentum of step `time`, that of the next step, and the product of all up to `time`."""
         rate = LOG * slowness - NO_ZERO
         one, all_of = m.expm1(rate), m.expm1(rate * time)  # q - 1, q**t - 1
         single, whole, half, total = one, all_of, 0.5, 0.0  # the same of q**n, and (1/2)**n

@@ -27,10 +27,10 @@ ROOT_HALF, INVERSE_ROOT = 0.7071067811865476, 0.3989422804014327  # sqrt(1 / 2),
 
 
 def normal(m: Any, x: Any) -> tuple[Any, Any]:
-    """Return the share of the standard normal distribution that lies below x, and its density at x.
+    """Return distribution function and density of the standard normal distribution at x.
 
     Args:
-        m: the mathematics of x (nnx/kernels/elementwise.py). x: an array, or a number of compiled code.
+        m: the functions for x (nnx/kernels/elementwise.py). x: an array, or a number in compiled code.
     """
     size = abs(x)
     e = m.exp(-0.5 * size * size)

@@ -1,9 +1,8 @@
-"""Philox4x32-10: random words as a pure function of a counter and a key.
+"""Philox4x32-10: random 32-bit integers ("words") as a pure function of a counter and a key.
 
-Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Nothing is
-stored and no order matters, so every backend draws the same dropout mask, integer for integer.
-Normal numbers are made of the same words, two of two: Box and Muller, "A note on the generation of
-random normal deviates" (1958).
+Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). There is no state and no order,
+so every backend draws the same dropout mask, integer for integer. Two normal numbers are made from each two words: Box
+and Muller, "A note on the generation of random normal deviates" (1958).
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ Array = Any
 MULTIPLY_0, MULTIPLY_1 = 0xD2511F53, 0xCD9E8D57
 ADD_0, ADD_1 = 0x9E3779B9, 0xBB67AE85
 LOW = 0xFFFFFFFF
-LAYERS = 16  # bits of a counter's last word in which layers are told apart; the upper ones take a step's beyond 32
-FIRST = 32  # bits of a layer's number above which stands the number of an array's first row in its batch
+LAYERS = 16  # the lower bits of a counter's last word, which hold the layer; the others hold a step's bits beyond 32
+FIRST = 32  # from this bit on, a layer's number holds the number of the array's first row in its batch
 ROUNDS = 10
-TURN = 2 * math.pi / 2**32  # what a word is multiplied by to be an angle
+TURN = 2 * math.pi / 2**32  # the factor from a word to an angle
 
 
 def philox4x32(xp: Any, c0: Array, c1: Array, c2: Array, c3: Array, key: int) -> tuple[Array, Array, Array, Array]:
@@ -45,10 +44,10 @@ def philox4x32(xp: Any, c0: Array, c1: Array, c2: Array, c3: Array, key: int) ->
 def dropout_words(xp: Any, rows: int, columns: int, step: Array, layer: int, seed: int, device: Any = None) -> Array:
     """Return the random word of every element of a [rows, columns] array: uint64 [rows, columns], below 2**32.
 
-    Element (r, c) takes word `c % 4` of the counter (r, c // 4, low, high) under the key `seed`, where low is the
-    step's lower 32 bits and high the layer, with the step's upper bits on those from 16 on: no mask comes twice in
-    2**48 steps. Where the array's first row is number n of its batch, of which other processes have the rest, `layer`
-    has n in its bits from FIRST on, and row r is n + r.
+    Element (r, c) takes word `c % 4` of the counter (r, c // 4, low, high) with the key `seed`; low are the step's
+    lower 32 bits, and high is the layer, with the step's upper bits from bit 16 on. So no mask repeats within 2**48
+    steps. If the array's first row is row n of a batch that several processes share, `layer` has n in its bits from
+    FIRST on, and row r counts as n + r.
 
     Args:
         step: a uint64 array of one number, so that a recorded step can advance it.
@@ -66,7 +65,7 @@ def dropout_words(xp: Any, rows: int, columns: int, step: Array, layer: int, see
 def normal_numbers(xp: Any, rows: int, columns: int, step: Array, layer: int, seed: int, device: Any = None) -> Array:
     """Return a normal number of mean 0 and variance 1 for every element: float64 [rows, columns].
 
-    Of each two words a and b of neighbours, the first in an even column, come `r cos(t)` and `r sin(t)`, where
+    The words a and b of two neighbours, the first in an even column, give `r cos(t)` and `r sin(t)`, where
     r = sqrt(-2 log((a + 1/2) / 2**32)) and t = 2 pi b / 2**32.
     """
     even = columns + columns % 2
@@ -78,5 +77,5 @@ def normal_numbers(xp: Any, rows: int, columns: int, step: Array, layer: int, se
 
 
 def keep_threshold(rate: float) -> int:
-    """Return the word from which on an element is kept, where `rate` is the share dropped."""
+    """Return the smallest word for which an element is kept; `rate` is the share dropped."""
     return min(int(rate * 2**32), LOW)

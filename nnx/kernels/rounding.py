@@ -1,15 +1,15 @@
 """Long sums in runs, on every backend, so that their rounding error hardly grows with their length.
 
-One number after the other, a sum of n numbers may be off by n halves of a unit in the last place, and where they are
-alike it is: four million float32 gave a gradient that was off by 1.6%. So RUN of them are added up, then those sums.
+If n numbers are added one by one, the error may be n / 2 units in the last place, and for equal numbers it is: the sum
+of four million float32 gave a gradient with an error of 1.6%. So runs of RUN numbers are summed, then the runs' sums.
 """
 
-RUN = 8192  # rows: few enough for a short sum, so many that beginning and ending a run costs nothing
+RUN = 8192  # rows: few enough for a small error, and so many that the cost of a run's beginning and end is negligible
 
 
 def additions(n: int) -> int:
-    """Return in how many sums a number is at most, of n that are added up so.
+    """Return in how many additions a number takes part at most, if n numbers are summed in runs.
 
-    The result is off by no more than so many halves of a unit in the last place of the sum of all sizes.
+    The error of the result is at most half of that, in units in the last place of the sum of absolute values.
     """
     return min(n, RUN) + -(-n // RUN)

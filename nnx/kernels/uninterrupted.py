@@ -1,9 +1,10 @@
-"""Signal safety: compiling, and what else would leave Numba half done, runs in a thread that no handler interrupts.
+"""Signal safety: compiling, and other work that Numba must finish, runs in a thread that no signal handler interrupts.
 
-Python runs handlers in the main thread alone, between any two instructions. What one raises, such as KeyboardInterrupt
-at Ctrl-C, would leave a registry of Numba's half filled, or a module of LLVM's with two owners; the next compilation
-then fails, or the process ends. So the main thread has such work done by another thread, and only its waiting is cut:
-the work itself goes on to its end, which the next work and a fork wait for; the end of the program, for its next pause.
+Python runs signal handlers only in the main thread, between any two instructions. An exception raised there, such as
+KeyboardInterrupt at Ctrl-C, would leave one of Numba's registries half filled, or an LLVM module with two owners; then
+the next compilation fails, or the process crashes. So the main thread lets another thread do such work, and the
+exception interrupts only its waiting. The work itself continues to its end. The next such work, and a fork, wait for
+that; the end of the program waits only for its next pause.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from nnx.kernels import compiling
 from nnx.kernels.forking import hold_at_fork, in_forked
 
 Result = TypeVar("Result")
-LOST = 0.1  # seconds after which a signal is heard that came just before the wait for the work began
-LOOK = 0.001  # seconds between two looks whether work that nobody waits for has ended
-STACK = 8 << 20  # bytes that a compiler may take, whatever the program has chosen for threads; what main threads have
-LOCK = threading.RLock()  # held while there is work, so that no child is forked with half of it
+LOST = 0.1  # seconds after which a signal is noticed that came just before the wait for the work began
+LOOK = 0.001  # seconds between two checks whether abandoned work has ended
+STACK = 8 << 20  # bytes of the thread's stack, as of main threads, whatever the program has set for threads
+LOCK = threading.RLock()  # held during work, so that no child is forked in the middle of it
 hold_at_fork(LOCK)
-NEEDED: list[Any] = [LOCK]  # what work may wait for; a handler may ask for work while the main thread holds one of them
-_working: dict[int, FrameType] = {}  # our threads at work, and who asked for it
+NEEDED: list[Any] = [LOCK]  # locks that work may wait for; a handler may need work while the main thread holds one
+_working: dict[int, FrameType] = {}  # the threads at work here, with the frames that asked for the work
 _ending = False
-in_forked(_working.clear)  # there is one only if forking has lost patience
+in_forked(_working.clear)  # not empty only if the fork did not wait long enough
 
 
 def uninterrupted(work: Callable[[], Result]) -> Result:
     """Return what `work` returns, or raise what it raises; in the main thread, also what a handler raises meanwhile.
 
-    Where no thread can be had the work is done here, as it is in any thread but the main one.
+    If no thread can be started, and in any thread but the main one, the work is done in this thread.
     """
     if any(lock._is_owned() for lock in NEEDED):
         return work()
@@ -44,20 +45,20 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
         with LOCK:
             return work()
     settle()
-    # Not threading's own Thread and Event: they are written in Python, so a handler's exception may leave them locked.
+    # Not threading.Thread and Event: they are written in Python, so a handler's exception may leave them locked.
     context, over, main = copy_context(), allocate_lock(), threading.get_native_id()
     outcome: list[tuple[Result | None, BaseException | None]] = []
     over.acquire()
 
     def apart(asked: FrameType) -> None:
         try:
-            if threading.get_native_id() == main:  # under gevent and its like, where threads are not the system's
+            if threading.get_native_id() == main:  # with gevent and similar, whose threads are not the system's
                 return
             with LOCK:
                 _working[threading.get_ident()] = asked
                 try:
                     outcome.append((context.run(work), None))
-                except BaseException as error:  # handed over
+                except BaseException as error:  # raised again in the waiting thread
                     outcome.append((None, error))
                 finally:
                     _working.pop(threading.get_ident(), None)
@@ -69,14 +70,14 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
             threading.stack_size(STACK)
         try:
             start_new_thread(apart, (sys._getframe(),))
-        except (RuntimeError, MemoryError):  # the system allows no more threads, or the interpreter is ending
+        except (RuntimeError, MemoryError):  # the system allows no more threads, or the interpreter is shutting down
             over.release()
         finally:
             threading.stack_size(usual)
         while not over.acquire(timeout=LOST):
             compiling.tell()
-    except BaseException:  # a handler's
-        atexit.register(finish)  # now, to come before what Numba has registered
+    except BaseException:  # raised by a signal handler
+        atexit.register(finish)  # only now, so that it is called before what Numba has registered
         raise
     if not outcome:
         return work()
@@ -90,34 +91,34 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
 
 
 def settle() -> None:
-    """Wait for work that was begun and that nobody waits for any more."""
+    """Wait for the end of abandoned work."""
     while _working:
         time.sleep(LOOK)
 
 
 def finish() -> None:
-    """Let such work end at its next `pause`, since the program ends."""
+    """Let abandoned work end at its next `pause`, since the program ends."""
     global _ending
     _ending = True
     settle()
-    _ending = False  # whatever else is done at the end may have work done
+    _ending = False  # other functions at the end of the program may need work
 
 
 def pause() -> None:
-    """End here, between two parts of the work, where the program ends and nobody waits for it."""
+    """Called between two parts of the work: end it here if it is abandoned and the program ends."""
     apart = threading.get_ident() in _working
     if _ending and apart:
         raise SystemExit
-    if not apart:  # nobody else would
+    if not apart:  # this thread does its own work, and reports its progress itself
         compiling.tell()
 
 
 def whose() -> int:
-    """Return for which thread this one works: itself, unless it is one of ours."""
+    """Return the thread for which this one works: itself, unless it is a thread started here."""
     mine = threading.get_ident()
     return (threading.main_thread().ident or mine) if mine in _working else mine
 
 
 def caller(frame: FrameType) -> FrameType | None:
-    """Return who called, also where that is the thread that has another do its work."""
+    """Return the caller's frame, also across the border to the thread for which this one works."""
     return frame.f_back or _working.get(threading.get_ident())

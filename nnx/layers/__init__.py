@@ -17,6 +17,6 @@ __all__ = ["BatchNorm", "Dense", "Dropout", "Elementwise", "GaussianNoise", "Lay
 __all__ += ["Concat", "Embedding", "Flatten", "Residual"]
 __all__ += activations.__all__
 
-# Those that act on each number by itself, by the names of their operations, in the order of the table.
+# The layers that act on each number by itself, by the names of their operations, in the order of the kernels' table.
 _kinds = {kind().operation: kind for kind in Activation.__subclasses__()}
 ELEMENTWISE: dict[str, type[Activation]] = {name: _kinds[name] for name in NAMES if name in _kinds}

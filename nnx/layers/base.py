@@ -18,18 +18,19 @@ from nnx.flat_buffer import ParameterBuffer
 from nnx.owner import Owner
 from nnx.settings import Assignable, Setting, is_own
 
-if TYPE_CHECKING:  # at run time it would cost some ms
+if TYPE_CHECKING:  # importing it at run time would take some ms
     from numpy.typing import NDArray
 
-    Array = NDArray[Any]  # or an array of another backend, such as CuPy's, which is used alike
+    Array = NDArray[Any]  # or an array of another backend, such as CuPy's, which is used in the same way
 else:
     Array = Any
 
 
 class Trainable(Setting):
-    """Whether steps move a layer's parameters. The model is told even by a layer of the user's own.
+    """The setting `trainable`: whether training moves a layer's parameters.
 
-    Nothing else would notice: what moves the parameters is the optimizer's work, which no layer's method does.
+    A change notifies the model even for a user-defined layer. Nothing else would notice: the optimizer moves the
+    parameters, and no method of the layer takes part in that.
     """
 
     def __init__(self) -> None:
@@ -46,34 +47,36 @@ class Layer(Assignable):
     """The base of all layers; subclass it to write your own.
 
     A layer has `forward(inputs, training=False)`, which keeps `inputs` and `output`, and `backward(dvalues)`, which
-    keeps `dinputs`. Both return what they computed. Arrays are of `self.backend`; its `xp` is NumPy or CuPy.
+    keeps `dinputs`; `dvalues` is the gradient of the loss with respect to the output. Both return what they computed.
+    Arrays are those of `self.backend`; its `xp` is NumPy or CuPy.
 
     `output` and `dinputs` live in a workspace that the next call overwrites: copy what must last.
 
-    On its own a layer takes the active backend and float32 when first used; in a model it takes the model's.
+    A layer outside a model takes the active backend and float32 when first used; in a model it takes the model's.
 
-    A layer with parameters names them in `shapes` and draws them in `draw`; `parameter(name)` is then the array, and
-    `gradient(name)` where `backward` writes its gradient.
+    A layer with parameters lists their names and shapes in `shapes` and draws initial values in `draw`. Then
+    `parameter(name)` is the array, and `gradient(name)` is the array into which `backward` writes its gradient.
 
-    `trainable = False` keeps the parameters as they are: no step moves them, no penalty counts, no moment changes;
-    gradients flow through. It may be assigned at any time, right from the next step on.
+    `trainable = False` freezes the parameters: no step moves them, their penalties are not counted, and the optimizer's
+    moments stay; gradients still flow through the layer. Assignable at any time; the next step uses it.
     """
 
     shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - replaced, never changed, by layers that have parameters
     trainable = Trainable()
     dtype: str | None = None  # None: that of the inputs
-    penalties: dict[str, Array]  # what regularization costs: float64 [1] for each parameter, 0 for most
+    penalties: dict[str, Array]  # the regularization loss of each parameter: float64 [1], 0 for most
     inputs: Array
     output: Array
     dinputs: Array
 
-    _running_shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - of what is learned by no gradient, as `shapes`
+    _holds: ClassVar[bool] = False  # whether it is a block, with layers in `inner`; users may call anything so
+    _running_shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - like `shapes`, for running statistics
     _backend: Backend | None = None
-    _owner: Owner | None = None  # the model's that it is in
+    _owner: Owner | None = None  # that of the model that it is in
     _parameters: dict[str, Array] | None = None
     _gradients: dict[str, Array]
-    _spare: dict[str, Array]  # where gradients go that nobody wants
-    _given: dict[str, np.ndarray] | None = None  # values to begin with, instead of drawing them
+    _spare: dict[str, Array]  # arrays for the gradients of parameters that are not trained
+    _given: dict[str, np.ndarray] | None = None  # initial values that were assigned, and so are not drawn
     _runtime: ClassVar[tuple[str, ...]] = (
         "inputs", "output", "dinputs", "_backend", "_parameters", "_gradients", "_buffers", "flat", "penalties",
         "_listener", "_owner", "_spare",
@@ -82,7 +85,7 @@ class Layer(Assignable):
 
     # ---- to be written by each layer ---------------------------------------------------------------------------------
 
-    if TYPE_CHECKING:  # of any arguments, since a loss is a layer too, and takes others
+    if TYPE_CHECKING:  # any arguments, since a loss is a layer too, and takes different ones
 
         def forward(self, *args: Any, **kwargs: Any) -> Array:
             """Return the output."""
@@ -97,11 +100,11 @@ class Layer(Assignable):
             raise NotImplementedError(f"{type(self).__name__} has no forward(inputs, training=False)")
 
         def backward(self, dvalues: Array) -> Array:
-            """Return the gradient of the inputs, given that of the output; write those of the parameters."""
+            """Return the gradient of the inputs, given that of the output, and write those of the parameters."""
             raise NotImplementedError(f"{type(self).__name__} has no backward(dvalues)")
 
     def backward_parameters(self, dvalues: Array) -> None:
-        """Write the gradients of the parameters alone: nobody needs those of a first layer's inputs."""
+        """Write only the gradients of the parameters: for a first layer, whose inputs need no gradient."""
         self.backward(dvalues)
 
     def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
@@ -109,10 +112,10 @@ class Layer(Assignable):
         return {name: np.zeros(shape) for name, shape in kept_shapes(self).items()}
 
     def output_width(self, width: int | None) -> int | None:
-        """Return the number of outputs for `width` inputs; None is any, or not known before `forward`.
+        """Return the number of outputs for `width` inputs; None stands for any number, or one that is not known yet.
 
         Raises:
-            InputError: the layer does not take so many inputs.
+            InputError: the layer does not take this number of inputs.
         """
         return None
 
@@ -125,14 +128,14 @@ class Layer(Assignable):
         return {}
 
     def trained(self) -> dict[str, bool]:
-        """Tell of each parameter in `shapes` whether steps move it."""
+        """Return for each parameter in `shapes` whether training moves it."""
         return dict.fromkeys(self.shapes, self.trainable)
 
     # ---- backend -----------------------------------------------------------------------------------------------------
 
     @property
     def backend(self) -> Any:
-        """The backend whose arrays this layer computes with; in a model whose step is being recorded, the recorder."""
+        """The backend whose arrays this layer computes with; while a model's step is recorded, the recorder."""
         if self._owner is not None and self._owner.recorder is not None:
             return self._owner.recorder
         if self._backend is None:
@@ -167,7 +170,7 @@ class Layer(Assignable):
             raise InputError(f"{self} has no parameter {name!r}; its shapes name {names}") from None
 
     def gradient(self, name: str) -> Array:
-        """Return the gradient of a parameter: a view into the flat buffer, or none of it where it is not trained."""
+        """Return the gradient of a parameter: a view into the flat buffer; an array apart if it is not trained."""
         if self._parameters is None:
             self._settle()
         if self.trainable:
@@ -178,7 +181,7 @@ class Layer(Assignable):
         return spare[name]
 
     def assign(self, name: str, value: Any) -> None:
-        """Copy `value` into a parameter: see `checked` for what is refused."""
+        """Copy `value` into a parameter; `checked` says what is refused."""
         if self._owner is not None:
             self._owner.allow(f"{self}: {name}")
         host = self.checked(name, value)
@@ -189,11 +192,11 @@ class Layer(Assignable):
                 self._parameters[name][...] = self.backend.asarray(host, self.dtype)
 
     def assign_gradient(self, name: str, value: Any) -> None:
-        """Copy `value` into the gradient of a parameter, as `layer.dweights *= 0.5` does."""
+        """Copy `value` into the gradient of a parameter; `layer.dweights *= 0.5` comes here too."""
         if self._owner is not None:
             self._owner.allow(f"{self}: the gradient of {name}")
         gradient = self.gradient(name)
-        if value is gradient:  # it was changed in place
+        if value is gradient:  # changed in place, as by *=
             return
         given = self.backend.to_numpy(value) if self.backend.owns(value) else value
         host = host_array(given, self.dtype or "float64", f"{self}: the gradient of {name}")
@@ -205,38 +208,42 @@ class Layer(Assignable):
     def attach(
         self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
     ) -> None:
-        """Move into a model's buffers, values and all: one array for each name in `shapes`.
+        """Become part of a model: move the parameters, with their values, into arrays of the model's buffer.
 
         Args:
-            parameters: and after these one for each name in `_running_shapes`.
+            backend, dtype: the model's. parameters: an array for each name in `shapes`, then one for each in
+                `_running_shapes`. gradients: an array for each name in `shapes`. penalties: float64 [1] for each of
+                these.
         """
         given = self.values()
         self._forget_runtime()
-        self._backend, self.dtype, self._given = backend, dtype if self.shapes else None, None
-        self._parameters = dict(zip(kept_shapes(self), parameters, strict=True))
-        self._gradients = dict(zip(self.shapes, gradients, strict=True))
-        self.__dict__["penalties"] = dict(zip(self.shapes, penalties, strict=True))
+        places = dict(zip(kept_shapes(self), parameters, strict=True))
+        self.__dict__.update(  # at once: that is a third of the time
+            _backend=backend, dtype=dtype if self.shapes else None, _given=None, _parameters=places,
+            _gradients=dict(zip(self.shapes, gradients, strict=True)),
+            penalties=dict(zip(self.shapes, penalties, strict=True)),
+        )  # fmt: skip
         for name, value in given.items():
-            self._parameters[name][...] = backend.asarray(value, dtype)
+            places[name][...] = backend.asarray(value, dtype)
 
     def detach(self) -> None:
-        """Leave the model's buffers; keep the parameters' values, and nothing else of it."""
+        """Leave the model's buffers, and keep only copies of the parameters."""
         values = self.values()
         self._forget_runtime()
         self._given = values
 
     def _forget_runtime(self) -> None:
-        """Forget workspaces, results, and the buffers that parameters stood in."""
+        """Drop workspaces, results, and references to the buffers of the parameters."""
         for name in type(self)._runtime:
             self.__dict__.pop(name, None)
 
     @property
     def in_model(self) -> bool:
-        """Whether the parameters stand in a model's buffer."""
+        """Whether the parameters are in a model's buffer."""
         return self._backend is not None and self._parameters is not None and "flat" not in self.__dict__
 
     def draw_missing(self, random: np.random.Generator) -> None:
-        """Draw initial values for the parameters that were given none. To be called before `attach`."""
+        """Draw initial values for the parameters that have none yet. It is called before `attach`."""
         if self._parameters is None and self.values().keys() != kept_shapes(self).keys():
             drawn = self.draw(random)
             if not is_own(type(self)):
@@ -244,7 +251,7 @@ class Layer(Assignable):
             self._given = {**drawn, **self.values()}
 
     def _checked_draw(self, drawn: Any) -> dict[str, np.ndarray]:
-        """Return what a `draw` of the user's own gave, if there is a value for each parameter."""
+        """Return the result of a user-defined `draw`, after checking that it has a value for each parameter."""
         names = kept_shapes(self).keys()
         if not isinstance(drawn, Mapping) or drawn.keys() != names:
             given = ", ".join(map(str, drawn)) or "nothing" if isinstance(drawn, Mapping) else f"{drawn!r:.60}"
@@ -252,7 +259,7 @@ class Layer(Assignable):
         return {name: self.checked(name, value) for name, value in drawn.items()}
 
     def check_values(self, dtype: str) -> None:
-        """Refuse shapes that are none, and values that are too large for `dtype`."""
+        """Refuse invalid shapes, and values that are too large for `dtype`."""
         check_shapes(self)
         for name, value in self.values().items():
             checks.finite(host_array(value, dtype), str(self), name, value)
@@ -264,7 +271,7 @@ class Layer(Assignable):
         return dict(self._given or {})
 
     def _settle(self) -> None:
-        """Take a buffer of its own, and draw what was not given: a layer used without a model."""
+        """Make a buffer for a layer that is used without a model, and draw the values that were not given."""
         self.dtype = self.dtype or "float32"
         backend, dtype = self.backend, self.dtype or "float32"
         self.check_values(dtype)
@@ -276,21 +283,25 @@ class Layer(Assignable):
         self.__dict__["flat"] = flat
 
     def checked(self, name: str, value: Any) -> np.ndarray:
-        """Return `value` as a NumPy array that may be assigned to a parameter; raise InputError where it may not."""
+        """Return `value` as a NumPy array for a parameter.
+
+        Raises:
+            InputError: there is no such parameter, or the value has another shape or cannot be used.
+        """
         shape = kept_shapes(self)[name]
         if self._backend is not None and self._backend.owns(value):
             value = self._backend.to_numpy(value)
-        host = np.array(host_array(value, "float64", f"{self}: {name}"))  # a copy, and exact
+        host = np.array(host_array(value, "float64", f"{self}: {name}"))  # an exact copy
         if host.shape != shape and not (shape[0] == 1 and host.shape == shape[1:]):
             raise InputError(f"{self}: {name} given have shape {host.shape}, expected {shape}")
         checks.finite(host_array(host, self.dtype or "float64"), str(self), name, host)
         fitting: np.ndarray = host.reshape(shape)
         return fitting
 
-    # ---- what forward and backward begin with ------------------------------------------------------------------------
+    # ---- helpers of forward and backward -----------------------------------------------------------------------------
 
     def _accept(self, inputs: Any) -> Array:
-        """Return inputs as an array of this backend and type; refuse a shape that does not fit."""
+        """Return inputs as an array of the layer's backend and type; raise InputError for a shape that does not fit."""
         if self._parameters is None and self.shapes:
             self._settle()
         a = self._own(inputs)
@@ -299,7 +310,7 @@ class Layer(Assignable):
         return a
 
     def _accept_gradient(self, dvalues: Any) -> Array:
-        """Return dvalues as an array of this backend, shaped like the output."""
+        """Return dvalues as an array of the layer's backend; raise InputError unless it is shaped like the output."""
         if "output" not in self.__dict__:
             raise InputError(f"{self}: backward() was called before forward(); call that first, with the inputs")
         a = self._own(dvalues)
@@ -320,7 +331,7 @@ class Layer(Assignable):
         return own
 
     def _room(self, name: str, shape: tuple[int, ...], like: Array) -> Array:
-        """Return a workspace array [N, ...]: allocated once, then sliced for every smaller batch."""
+        """Return the workspace array `name` [N, ...]: allocated once, then sliced for every smaller batch."""
         buffers: dict[str, Array] = self.__dict__.setdefault("_buffers", {})
         room = buffers.get(name)
         if room is None or room.shape[0] < shape[0] or room.shape[1:] != shape[1:] or room.dtype != like.dtype:
@@ -340,23 +351,23 @@ class Layer(Assignable):
 
 
 def kept_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all that is saved and copied of a layer: parameters and running statistics."""
+    """Return the shapes of what is saved and copied of a layer: its parameters and running statistics."""
     return {**layer.shapes, **layer._running_shapes}
 
 
 def check_shapes(layer: Layer) -> None:
-    """Refuse shapes of parameters that no array can have."""
+    """Refuse parameters whose shapes no array can have."""
     if not isinstance(layer.shapes, Mapping):
         raise InputTypeError(f"{layer}: shapes={layer.shapes!r:.60}: expected a dict, {{'name': (rows, columns)}}")
-    shape: Any  # a user's may be anything
+    shape: Any  # a user-defined layer may have anything here
     for name, shape in kept_shapes(layer).items():
         if not isinstance(shape, tuple) or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
             raise InputTypeError(f"{layer}: the shape of {name} is {shape!r:.60}, expected a tuple of numbers above 0")
-        if 8 * math.prod(map(int, shape)) > (physical() or sys.maxsize):  # as they are drawn
+        if 8 * math.prod(map(int, shape)) > (physical() or sys.maxsize):  # they are drawn in float64
             raise InputError(f"{layer}: {name} {shape} would be larger than this machine's memory; check the numbers")
 
 
-_random: dict[str, np.random.Generator] = {}  # one, under ""; a dictionary takes the first of two threads' as it is
+_random: dict[str, np.random.Generator] = {}  # a single one, under "": `setdefault` lets one of two threads win
 
 
 def default_random() -> np.random.Generator:

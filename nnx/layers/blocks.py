@@ -1,6 +1,7 @@
-"""Blocks: layers that hold layers. Residual adds what they make of the inputs to these; Concat sets it side by side.
+"""Blocks: layers made of other layers. Residual adds their output to its inputs; Concat joins its branches' outputs.
 
-A block's parameters are those of its layers, under their places in it: "0.weights". To a model it is one layer.
+A block's parameters are those of its layers, named by the layers' places in it: "0.weights". To a model, a block is one
+layer.
 """
 
 from __future__ import annotations
@@ -13,22 +14,25 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends import Backend
+from nnx.backends.recorder import lent
 from nnx.errors import InputError, InputTypeError
 from nnx.layers.base import Layer, kept_shapes
-from nnx.layers.chain import chain, every, returned
+from nnx.layers.chain import chain, every, gradient_of, output_of
+from nnx.settings import is_own
 
 Array = Any
-DEEPEST = 32  # blocks in each other: copying and saving go down them by recursion
+DEEPEST = 32  # how deeply blocks may be nested: copying and saving are recursive
 
 
 class Block(Layer):
-    """The base of layers that hold layers: rows of them, each from the block's inputs on.
+    """The base of layers made of other layers: one or more paths, each a chain of layers that begins at the inputs.
 
     Attributes:
-        paths: these rows. inner: all layers in them, by their places.
-        trainable: whether any of them is trained; assigning it says it of all.
+        paths: the chains. inner: all layers in them, by their places.
+        trainable: whether any layer in it is trained; assigning it sets all of them.
     """
 
+    _holds = True
     paths: tuple[tuple[Layer, ...], ...]
     inner: Mapping[str, Layer]
     _n_inputs: int | None
@@ -38,10 +42,10 @@ class Block(Layer):
     )
 
     def _hold(self, paths: Sequence[Any], names: Sequence[str]) -> None:
-        """Take the layers: each path a layer, several, or a model, whose layers are copied.
+        """Take the layers of each path: a single layer, several, or a model, whose layers are copied.
 
         Args:
-            names: what comes before a layer's place in each path.
+            paths: the layers of each path. names: for each path, the prefix of its layers' places.
         """
         found = [tuple(self._layers_of(path)) for path in paths]
         inner = {f"{name}{i}": layer for name, path in zip(names, found, strict=True) for i, layer in enumerate(path)}
@@ -60,14 +64,14 @@ class Block(Layer):
             raise InputError(f"{self._title}: blocks are {self._depth} deep in each other, expected at most {DEEPEST}")
         self.paths, self.inner = tuple(found), inner
         taken = (chain(path, self._title)[0] for path in self.paths)
-        self._n_inputs = next((n for n in taken if n), None)  # asked anew at each level it would be 2**depth times
+        self._n_inputs = next((n for n in taken if n), None)  # kept: asking each level anew would take 2**depth calls
         self.shapes = {f"{at}.{name}": shape for at, layer in inner.items() for name, shape in layer.shapes.items()}
         self._running_shapes = {
             f"{at}.{name}": shape for at, layer in inner.items() for name, shape in layer._running_shapes.items()
         }
 
     def _layers_of(self, path: Any) -> Iterator[Layer]:
-        """Yield the layers of a path, however it was given."""
+        """Yield the layers of a path, which may be given as a layer, a sequence of layers or a model."""
         if isinstance(path, list | tuple):
             for part in path:
                 yield from self._layers_of(part)
@@ -87,7 +91,7 @@ class Block(Layer):
 
     @property
     def trainable(self) -> bool:
-        """Whether any of its layers is trained."""
+        """Whether any layer in it is trained; assigning it sets all of them."""
         with_parameters = [layer for layer in self.inner.values() if layer.shapes]
         return any(layer.trainable for layer in with_parameters or self.inner.values())
 
@@ -98,7 +102,7 @@ class Block(Layer):
             layer.trainable = wanted
 
     def trained(self) -> dict[str, bool]:
-        """Tell of each parameter whether steps move it."""
+        """Return for each parameter whether training moves it."""
         return {f"{at}.{name}": moved for at, layer in self.inner.items() for name, moved in layer.trained().items()}
 
     def strengths(self) -> dict[str, tuple[float, float]]:
@@ -127,17 +131,17 @@ class Block(Layer):
         return layer.checked(own, value)
 
     def _place(self, name: str) -> tuple[Layer, str]:
-        """Return which layer has a parameter, and what it calls it."""
+        """Return the layer that has a parameter, and the parameter's name there."""
         at = max((at for at in self.inner if name.startswith(f"{at}.")), key=len)
         return self.inner[at], name[len(at) + 1 :]
 
     def draw_missing(self, random: np.random.Generator) -> None:
-        """Draw initial values for the parameters that were given none."""
+        """Draw initial values for the parameters that have none yet."""
         for layer in self.inner.values():
             layer.draw_missing(random)
 
     def check_values(self, dtype: str) -> None:
-        """Refuse what any of its layers refuses."""
+        """Refuse values that any of its layers refuses."""
         for layer in self.inner.values():
             layer.check_values(dtype)
 
@@ -164,7 +168,7 @@ class Block(Layer):
 
     @property
     def backend(self) -> Any:
-        """The backend whose arrays it computes with."""
+        """The backend whose arrays the block computes with."""
         return Layer.backend.fget(self)  # type: ignore[attr-defined]
 
     @backend.setter
@@ -174,33 +178,39 @@ class Block(Layer):
             layer.backend = backend
 
     def __copy__(self) -> Block:
-        """Return what `copy.deepcopy` does: a layer is in one block."""
+        """Return a deep copy: a layer can be in one block only."""
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel with the layers, which bring their own parameters."""
+        """Return what is copied and pickled: the layers bring their own parameters."""
         return {name: value for name, value in self.__dict__.items() if name not in self._runtime}
 
-    # ---- what goes through -------------------------------------------------------------------------------------------
+    # ---- forward and backward along a path ---------------------------------------------------------------------------
 
     def _through(self, path: Sequence[Layer], x: Array, training: bool) -> Array:
+        x = self._lent(path[:1], x)
         for layer in path:
-            x = returned(layer.forward(x, training=training), layer, "forward")
+            x = output_of(layer, x, training)
         return x
 
     def _back(self, path: Sequence[Layer], dvalues: Array) -> Array:
+        dvalues = self._lent(path[-1:], dvalues)
         for layer in reversed(path):
-            dvalues = returned(layer.backward(dvalues), layer, "backward")
+            dvalues = gradient_of(layer, dvalues)
         return dvalues
 
+    def _lent(self, to: Sequence[Layer], a: Array) -> Array:
+        """Return what a path begins with, so that a layer of the user's own leaves it as the others need it."""
+        return a if all(is_own(type(layer)) for layer in to) else lent(a, self.backend)
+
     def _back_to_parameters(self, path: Sequence[Layer], dvalues: Array) -> None:
-        """Write the gradients of the parameters of a path alone."""
+        """Write only the gradients of the parameters of a path."""
         first = next((i for i, layer in enumerate(path) if any(layer.trained().values())), None)
         if first is not None:
             path[first].backward_parameters(self._back(path[first + 1 :], dvalues))
 
     def _block_inputs(self, inputs: Any) -> Array:
-        """Return the inputs, accepted; layers on their own take the block's backend first."""
+        """Return the checked inputs; outside a model, let the layers take the block's backend first."""
         x = self._accept(inputs)
         if not self.shapes:
             for layer in self.inner.values():
@@ -210,7 +220,7 @@ class Block(Layer):
 
     @property
     def n_inputs(self) -> int | None:
-        """How many features come in; None: any."""
+        """The number of input features; None: any."""
         return self._n_inputs
 
     def __repr__(self) -> str:
@@ -219,15 +229,18 @@ class Block(Layer):
 
 
 class Residual(Block):
-    """Layers around which the inputs also go: output = x + f(x) (He and others, 2015).
+    """A residual block: the inputs are added to what the layers make of them, output = x + f(x) (He et al., 2015).
 
     Args:
-        layers: f, in order: `Residual(Dense(64, 64), ReLU(), Dense(64, 64))`. They must give as many features as they
-            take. A list of layers or a `Sequential` may be given as well; of a `Sequential` the layers are copied, with
-            the values that they have.
+        layers: the layers of f, in order: `Residual(Dense(64, 64), ReLU(), Dense(64, 64))`. They must have as many
+            outputs as inputs. A list of layers or a `Sequential` may be given instead; the layers of a `Sequential`
+            are copied, with their parameters.
 
     Attributes:
-        layers: them. inputs, output, dinputs: [N, C].
+        layers: the layers of f. inputs, output, dinputs: [N, C].
+
+    Raises:
+        InputError: an argument is no layer, or f changes the number of features.
     """
 
     operation: ClassVar[str] = "add"
@@ -250,7 +263,7 @@ class Residual(Block):
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
-        """Return the gradient of the inputs: dvalues, and what comes back through f."""
+        """Return the gradient of the inputs: dvalues plus the gradient through f."""
         dvalues = self._accept_gradient(dvalues)
         inside = self._back(self.layers, dvalues)
         self.dinputs = self.backend.add(dvalues, inside, out=self._room("dinputs", tuple(dvalues.shape), inside))
@@ -261,7 +274,7 @@ class Residual(Block):
         self._back_to_parameters(self.layers, self._accept_gradient(dvalues))
 
     def output_width(self, width: int | None) -> int | None:
-        """Return `width`, which the layers must give back."""
+        """Return `width`; refuse layers that change the number of features."""
         taken, given = chain(self.layers, "Residual", width)
         if taken is not None and given is not None and taken != given:
             raise InputError(f"{self}: of {taken} features it makes {given}, which cannot be added to them")
@@ -273,18 +286,21 @@ class Residual(Block):
 
 
 class Concat(Block):
-    """Branches side by side: output = [f(x), g(x), ...], each branch from the same inputs.
+    """Branches that share their inputs, and whose outputs are joined column by column: output = [f(x), g(x), ...].
 
     Args:
-        branches: two or more, each a layer, a list of layers or a `Sequential`, of which the layers are copied. x
-            itself is the branch `Linear()`: `Concat(Linear(), [Dense(8, 32), ReLU()])` is x beside f(x).
+        branches: two or more, each a layer, a list of layers or a `Sequential`, whose layers are copied. The branch
+            `Linear()` is x itself: `Concat(Linear(), [Dense(8, 32), ReLU()])` puts x beside f(x).
 
     Attributes:
-        branches: them, as tuples. inputs, output, dinputs: [N, C], [N, the sum of what the branches give], [N, C].
+        branches: tuples of layers. inputs, output, dinputs: [N, C], [N, sum of the branches' outputs], [N, C].
+
+    Raises:
+        InputError: an argument is no layer, or branches take different numbers of features.
     """
 
     _facts: ClassVar[dict[str, str]] = Block._facts | {"branches": Block._facts["paths"]}
-    _widths: list[int]  # of what the branches gave last
+    _widths: list[int]  # the numbers of columns that the branches returned last
     _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_widths")
     _results = Layer._results | {"_widths"}
 
@@ -300,7 +316,7 @@ class Concat(Block):
         self.output_width(None)
 
     def forward(self, inputs: Array, training: bool = False) -> Array:
-        """Return all branches' outputs side by side."""
+        """Return the outputs of all branches, joined column by column."""
         self.inputs = x = self._block_inputs(inputs)
         parts = [self._through(branch, x, training) for branch in self.branches]
         self._widths = [int(part.shape[1]) for part in parts]
@@ -310,7 +326,7 @@ class Concat(Block):
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
-        """Return the gradient of the inputs: the sum of those of the branches."""
+        """Return the gradient of the inputs: the sum of the branches' gradients."""
         total, *others = [
             self._back(branch, part)
             for branch, part in zip(self.branches, self._parts(self._accept_gradient(dvalues)), strict=True)
@@ -339,14 +355,12 @@ class Concat(Block):
         return [sum(self._widths[:number]) for number in range(len(self._widths))]
 
     def output_width(self, width: int | None) -> int | None:
-        """Return how many features all branches give; refuse branches that take other numbers of them."""
+        """Return the number of features of all branches together; refuse a branch that takes another `width`."""
         ends = [chain(branch, f"Concat: branch {number}", width) for number, branch in enumerate(self.branches)]
         taken = {first for first, _ in ends if first is not None}
         if len(taken) > 1:
             raise InputError(f"{self}: its branches take {' and '.join(map(str, sorted(taken)))} features")
-        if (
-            width is None and taken
-        ):  # only then: asked twice at every level, blocks in each other would be 2**depth times
+        if width is None and taken:  # only then: asking twice at every level would take 2**depth calls in nested blocks
             ends = [chain(branch, "Concat", *taken) for branch in self.branches]
         given = [last for _, last in ends]
         return None if None in given else sum(filter(None, given))

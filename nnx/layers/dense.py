@@ -13,19 +13,19 @@ from nnx.settings import Setting
 
 
 class Dense(Layer):
-    """Every input to every neuron: `output = inputs @ weights + biases`.
+    """A fully connected layer: `output = inputs @ weights + biases`.
 
     Args:
-        n_inputs: how many features come in. n_neurons: how many go out.
+        n_inputs: the number of input features. n_neurons: the number of neurons, which is that of output features.
         weight_l1, weight_l2, bias_l1, bias_l2: strengths of the penalties `l1 * sum|w|` and `l2 * sum(w**2)`.
-            Assignable at any time, right from the next step on.
+            Assignable at any time; the next step uses the new value.
         init: "he" (normal, standard deviation sqrt(2 / n_inputs); He et al., 2015), "glorot" (uniform within
             sqrt(6 / (n_inputs + n_neurons)); Glorot and Bengio, 2010), a number (normal with that standard
             deviation; the book's is 0.01), or the weights themselves as an array.
 
     Attributes:
-        weights: [n_inputs, n_neurons]; biases: [1, n_neurons]. Assigning copies into place.
-        dweights, dbiases: their gradients, penalties included, after `backward`; assignable too, as by
+        weights: [n_inputs, n_neurons]; biases: [1, n_neurons]. An assigned array is copied.
+        dweights, dbiases: their gradients, penalties included, after `backward`; assignable too, as in
             `dense.dweights *= 0.5` before the optimizer's step.
         inputs, output, dinputs: [N, n_inputs], [N, n_neurons], [N, n_inputs].
 
@@ -125,7 +125,7 @@ class Dense(Layer):
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
-        """Return `dinputs = dvalues @ weights.T`; write `dweights = inputs.T @ dvalues` and `dbiases`, its sum."""
+        """Return `dinputs = dvalues @ weights.T`; write `dweights = inputs.T @ dvalues`, `dbiases = sum(dvalues)`."""
         dvalues = self._accept_gradient(dvalues)
         out = self._room("dinputs", tuple(self.inputs.shape), self.weights)
         if not self.trainable:
@@ -138,19 +138,19 @@ class Dense(Layer):
         return self.dinputs
 
     def backward_parameters(self, dvalues: Array) -> None:
-        """Write `dweights` and `dbiases` alone."""
+        """Write `dweights` and `dbiases`, and no `dinputs`."""
         self.backend.dense_gradients(self.inputs, self._accept_gradient(dvalues), self.dweights, self.dbiases)
         self._regularize()
 
     def _regularize(self) -> None:
-        """Add the gradients of the penalties, and write the penalties themselves to `penalties`."""
+        """Add the penalties' gradients to those of the parameters, and write the penalties to `self.penalties`."""
         for name, (l1, l2) in self.strengths().items():
             self.backend.regularize(self.parameter(name), self.gradient(name), l1, l2, self.penalties[name])
 
     def _changed(self) -> None:
         if self._parameters is not None:
             for penalty in self.penalties.values():
-                penalty[...] = 0  # of one that is no more; the others are written anew by the next step
+                penalty[...] = 0  # this penalty was switched off; the next step writes the others again
         super()._changed()
 
     def strengths(self) -> dict[str, tuple[float, float]]:

@@ -15,17 +15,17 @@ from nnx.settings import Setting
 
 
 class Drawing(Layer):
-    """A layer that draws random numbers in training: those of a step, of this layer, under a seed.
+    """A layer that draws random numbers in training: a function of the seed, of the layer and of the training step.
 
-    On its own, each training `forward` is a step; in a model the model counts.
+    In a model the step is the model's; outside one, each `forward` with training=True is a step.
     """
 
     seed = Setting(partial(checks.integer, low=0), "in a model random numbers follow from Sequential(..., seed=...)")
     number = Setting(partial(checks.integer, low=0), "in a model it is the layer's place")
 
-    _counters: Any = None  # whose step the numbers are of
+    _counters: Any = None  # the array that holds the number of the current step
     _counts_itself = True
-    _first = 0  # the number of the first row in its batch, where the layer gets a part of it
+    _first = 0  # the number of the first row within its batch, where the layer gets a part of a batch
     _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_counters", "_counts_itself", "_first")
     _results = Layer._results | {"_counters", "_counts_itself", "_first"}
 
@@ -33,7 +33,7 @@ class Drawing(Layer):
         self.seed, self.number = seed, 0
 
     def follow(self, counters: Array, seed: int, number: int) -> None:
-        """Take the step from a model's counters, and numbers that no other layer of it has."""
+        """Take the step from a model's counters; `number` tells this layer's random numbers from other layers'."""
         self._counters, self._counts_itself = counters, False
         self.__dict__.update(seed=seed, number=number)
 
@@ -42,19 +42,19 @@ class Drawing(Layer):
         return width
 
     def begin_at(self, row: int) -> None:
-        """Be told which row of the batch is the first of those to come."""
+        """Set which row of the batch is the first one of the next `forward`."""
         self._first = row
 
     def _drawn(self) -> int:
-        """Return what tells this layer's numbers from others', and where in the batch they begin."""
+        """Return one number made of this layer's number and of the row of the batch at which it begins."""
         return self._first << FIRST | int(self.number)
 
     def hold(self) -> None:
-        """Use the numbers of step 0 for every forward: for checking gradients."""
+        """Use the random numbers of step 0 in every `forward`: for checking gradients."""
         self._counters, self._counts_itself = self.backend.zeros(3, "int64"), False
 
     def _advance(self) -> None:
-        """Begin a step, if nobody else counts them."""
+        """Begin a new step, if no model counts the steps."""
         if not self._counts_itself:
             return
         if self._counters is None:
@@ -63,14 +63,14 @@ class Drawing(Layer):
 
 
 class Dropout(Drawing):
-    """In training, set a random share of the inputs to 0 and divide the others by what is kept.
+    """In training, set a random share of the inputs to 0 and divide the others by the share that is kept.
 
-    The mask is a function of (seed, layer, step, element), the same on every backend, and is never stored:
-    `backward` computes it again. On its own, each training `forward` is a step; in a model the model counts.
+    The mask is a function of (seed, layer, step, element), the same on every backend, and is never stored: `backward`
+    computes it again. In a model the step is the model's; outside one, each `forward` with training=True is a step.
 
     Args:
-        rate: the share dropped, at least 0 and below 1. Assignable at any time, right from the next step on.
-        seed: of the masks. A model uses its own.
+        rate: the share dropped, at least 0 and below 1. Assignable at any time; the next step uses the new value.
+        seed: that of the masks; in a model, the model's seed is used instead.
 
     Attributes:
         inputs, output, dinputs: [N, C].
@@ -88,7 +88,7 @@ class Dropout(Drawing):
         self.rate = rate
 
     def forward(self, inputs: Array, training: bool = False) -> Array:
-        """Return the inputs [N, C], thinned out if `training`."""
+        """Return the inputs [N, C]; if `training`, some of them dropped and the others scaled."""
         self.inputs = x = self._accept(inputs)
         self._masked = training and self.rate > 0
         if not self._masked:
@@ -118,17 +118,17 @@ class Dropout(Drawing):
 
 
 class GaussianNoise(Drawing):
-    """In training, add normal random numbers to the inputs: an example is never seen twice alike.
+    """In training, add normally distributed random numbers to the inputs, so that no sample looks the same twice.
 
-    The numbers are a function of (seed, layer, step, element), the same on every backend but for rounding, and never
-    stored: they are made of the words that Dropout's masks are made of (nnx/kernels/philox.py).
+    The numbers are a function of (seed, layer, step, element), the same on every backend except for rounding, and never
+    stored: they are made from the same random integers as Dropout's masks (nnx/kernels/philox.py).
 
     Args:
-        stddev: their standard deviation, at least 0. Assignable at any time, right from the next step on.
-        seed: of the numbers. A model uses its own.
+        stddev: the standard deviation, at least 0. Assignable at any time; the next step uses the new value.
+        seed: that of the numbers; in a model, the model's seed is used instead.
 
     Attributes:
-        inputs, output, dinputs: [N, C]. `dinputs` are `dvalues`: what is added has no gradient.
+        inputs, output, dinputs: [N, C]. `dinputs` is `dvalues`: the derivative of x + noise is 1.
     """
 
     operation: ClassVar[str] = "gaussian_noise"

@@ -1,4 +1,4 @@
-"""The base of layers that act on each number by itself, by a formula of the user's own."""
+"""The base of user-defined activation functions: layers that apply a formula to each number by itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nnx.layers.base import Array
 
 
 class Elementwise(Activation):
-    """The base of an activation function of your own: write `formula` and `derivative`, with NumPy's functions.
+    """The base of a user-defined activation function: write `formula` and `derivative` with NumPy's functions.
 
         class Swish(nnx.Elementwise):
             def formula(self, x):
@@ -17,15 +17,15 @@ class Elementwise(Activation):
             def derivative(self, x, y):
                 return (1 + np.exp(-x) * (1 + x)) / (1 + np.exp(-x)) ** 2
 
-    Both say what becomes of each number alone. Where they are made of arithmetic, comparisons, `np.where` and the
-    usual functions, steps with it are compiled, within some 0.1 s; docs/extending.md has the list. With others they are
-    replayed by NumPy. `nnx.gradcheck` tells whether the derivative is right.
+    Both work on each number by itself. If they consist of arithmetic, comparisons, `np.where` and common functions
+    (docs/extending.md has the list), training steps are compiled, which takes some 0.1 s; with other functions, NumPy
+    runs them. `nnx.gradcheck` tells whether the derivative is right.
     """
 
     operation = "apply_formula"
 
     def formula(self, x: Array) -> Array:
-        """Return f(x), for an array x or a number that stands for it."""
+        """Return f(x); x is an array, or, while a step is compiled, an object that stands for one number."""
         raise NotImplementedError(f"{type(self).__name__} has no formula(x)")
 
     def derivative(self, x: Array, y: Array) -> Array:

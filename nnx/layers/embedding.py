@@ -1,4 +1,4 @@
-"""Embedding: columns of codes, which stand for categories, become columns of numbers that are learned."""
+"""Embedding: codes, which stand for categories, are replaced by vectors that are learned."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from nnx.layers.blocks import Block
 from nnx.layers.flatten import Flatten
 
 Array = Any
-EXACT = {"float32": 1 << 24, "float64": 1 << 53}  # up to where every whole number is one of the type's
+EXACT = {"float32": 1 << 24, "float64": 1 << 53}  # the type holds every integer up to this exactly
 
 
 class Embedding(Layer):
-    """Each code in some columns of x becomes the vector that belongs to it; the other columns stay.
+    """Replace the codes in some columns of x by learned vectors; the other columns stay as they are.
 
-    It comes first in a model, since only data holds codes: whole numbers from 0 on, as floats among the other columns.
-    What is none is refused where data comes in. Of categories that are words, codes are their places in a list.
+    It must be the first layer of a model, since only the data contain codes: integers from 0 on, stored as floats like
+    the other columns. Anything else in such a column is refused when the data come in. If categories are words, use
+    their indices in a list as codes.
 
     Args:
-        columns: {column: (categories, width)}: which columns hold codes, of how many categories, and how many numbers
-            each is to become. Or a number of categories, with `width`: of a single column, which is all of x.
-        width: of that one.
-        inputs: how many columns x has.
+        columns: {column: (categories, width)}: for each column with codes, how many categories there are, and the
+            length of their vectors. Or, if x is a single column of codes, just the number of categories.
+        width: the length of the vectors, if `columns` is a number.
+        inputs: the number of columns of x, if `columns` is a dict.
         init: the standard deviation of the normal distribution that the vectors are drawn from.
 
     Attributes:
-        weights: {column: [categories, width]}, the vectors. A model's `parameters()` call them "0.3.weights", of
-            column 3 where this is layer 0.
-        dweights: their gradients alike.
-        inputs: [N, inputs]. output: [N, O], each vector in place of its code. dinputs: [N, inputs], 0 for codes.
+        weights: {column: [categories, width]}, the vectors. In a model's `parameters()`, those of column 3 are called
+            "0.3.weights" if this is layer 0.
+        dweights: {column: [categories, width]}, their gradients.
+        inputs: [N, inputs]. output: [N, O], with each vector in the place of its code. dinputs: [N, inputs], 0 for
+            codes.
 
     Raises:
         InputError: an argument cannot be used, or inputs do not fit.
@@ -65,7 +67,7 @@ class Embedding(Layer):
         self.shapes = {f"{column}.weights": shape for column, shape in self.columns.items()}
 
     def _column(self, column: Any, shape: Any) -> tuple[int, tuple[int, int]]:
-        column = int(column) if isinstance(column, str) and column.isdecimal() else column  # as JSON has it
+        column = int(column) if isinstance(column, str) and column.isdecimal() else column  # JSON's keys are strings
         column = checks.integer(column, "Embedding: a column", low=0)
         if column >= self.n_inputs:
             raise InputError(f"Embedding: column {column} of inputs={self.n_inputs}; they are counted from 0")
@@ -79,12 +81,12 @@ class Embedding(Layer):
 
     @property
     def weights(self) -> dict[int, Array]:
-        """The vectors of each column's categories."""
+        """The vectors of each column: {column: [categories, width]}."""
         return {column: self.parameter(f"{column}.weights") for column in self.columns}
 
     @property
     def dweights(self) -> dict[int, Array]:
-        """Their gradients."""
+        """The gradients of the vectors: {column: [categories, width]}."""
         return {column: self.gradient(f"{column}.weights") for column in self.columns}
 
     def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
@@ -92,7 +94,7 @@ class Embedding(Layer):
         return {name: random.normal(0.0, self.init, shape) for name, shape in self.shapes.items()}
 
     def check_values(self, dtype: str) -> None:
-        """Refuse more categories than the type has whole numbers for."""
+        """Refuse more categories than the type has exact integers for."""
         for column, (categories, _) in self.columns.items():
             if categories > EXACT[dtype]:
                 raise InputError(
@@ -102,7 +104,7 @@ class Embedding(Layer):
         super().check_values(dtype)
 
     def check_codes(self, a: np.ndarray, what: str, where: Callable[[int], str] | None = None) -> None:
-        """Refuse data in which a code is none, and say where; `where` names the place of a row, if it has one."""
+        """Raise InputError if a code is not an integer within range; `where` returns a row's place, for the message."""
         for column, (categories, _) in self.columns.items():
             codes = a[:, column]
             bad = np.flatnonzero(~((codes >= 0) & (codes < categories) & (codes == np.floor(codes))))
@@ -114,7 +116,7 @@ class Embedding(Layer):
                 raise InputError(f"{what}: {found}; {self} expects whole numbers from 0 to {categories - 1} there")
 
     def forward(self, inputs: Array, training: bool = False) -> Array:
-        """Return the inputs with vectors in place of codes: [N, O]. What is no code becomes nan."""
+        """Return the inputs with vectors in place of codes: [N, O]. An invalid code becomes nan."""
         x = self._accept(inputs)
         if x.shape[1] != self.n_inputs:
             raise InputError(f"{self}: inputs have {x.shape[1]} columns, expected {self.n_inputs}")
@@ -129,7 +131,7 @@ class Embedding(Layer):
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
-        """Return the gradient of the inputs, 0 for codes; write those of the vectors."""
+        """Return the gradient of the inputs, 0 for codes, and write those of the vectors."""
         dvalues = self._accept_gradient(dvalues)
         self.backward_parameters(dvalues)
         self.dinputs = self._room("dinputs", tuple(self.inputs.shape), dvalues)
@@ -140,14 +142,14 @@ class Embedding(Layer):
         return self.dinputs
 
     def backward_parameters(self, dvalues: Array) -> None:
-        """Write the gradients of the vectors: for each the sum of those of the samples that have its code."""
+        """Write the gradients of the vectors: for each, the sum over the samples with its code."""
         dvalues = self._accept_gradient(dvalues)
         for column, _, to in self._pieces() if self.trainable else ():
             if column in self.columns:
                 self.backend.embed_gradients(self.inputs, dvalues, self.gradient(f"{column}.weights"), column, to)
 
     def _pieces(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (first column, columns, first column of the output) of each code, and of each run between."""
+        """Yield (first column, columns, first output column) for each code, and for each run of other columns."""
         at = to = 0
         while at < self.n_inputs:
             if at in self.columns:
@@ -159,7 +161,7 @@ class Embedding(Layer):
                 at, to = end, to + end - at
 
     def output_width(self, width: int | None) -> int:
-        """Return how many columns come out; refuse a width other than `inputs`."""
+        """Return the number of output columns; refuse a width other than `inputs`."""
         if width not in (None, self.n_inputs):
             raise InputError(f"{self} takes {self.n_inputs} columns, but the layers before it give {width}")
         return self.n_inputs - len(self.columns) + sum(vector for _, vector in self.columns.values())
@@ -176,7 +178,7 @@ class Embedding(Layer):
 
 
 def fronts(layers: Sequence[Layer]) -> Iterator[Layer]:
-    """Yield the layers that see the data as it is."""
+    """Yield the layers that get the model's inputs unchanged."""
     for layer in layers:
         yield layer
         if isinstance(layer, Block):

@@ -1,4 +1,4 @@
-"""Flatten: samples of several axes, such as images, as rows."""
+"""Flatten: samples with several axes, such as images, become rows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Array = Any
 
 
 class Flatten(Layer):
-    """Each sample's numbers in one row: inputs [N, 28, 28] become [N, 784]; a matrix stays as it is.
+    """Reshape each sample to one row: inputs [N, 28, 28] become [N, 784]; a matrix stays as it is.
 
-    At the front of a model it lets images in: `Sequential(Flatten(), Dense(784, 64), ...)` trains on x [N, 28, 28], and
-    takes rows as well. Elsewhere it does nothing, for dense layers put out rows.
+    As the first layer it lets a model take images: `Sequential(Flatten(), Dense(784, 64), ...)` trains on x
+    [N, 28, 28], and takes rows as well. Elsewhere it does nothing, because all other layers return rows.
 
     Attributes:
-        inputs: [N, ...]. output: [N, their product]. dinputs: shaped like the inputs.
+        inputs: [N, ...]. output: [N, product of the other axes]. dinputs: shaped like the inputs.
     """
 
     def output_width(self, width: int | None) -> int | None:

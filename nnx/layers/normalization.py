@@ -14,12 +14,12 @@ from nnx.settings import Setting
 
 
 class Normalization(Layer):
-    """Bring numbers to mean 0 and variance 1, then to what `gamma` and `beta` say, which are learned."""
+    """The base of both: normalize to mean 0 and variance 1, then multiply by `gamma` and add `beta`, both learned."""
 
     epsilon = Setting(partial(checks.real, open_low=True))
     _facts: ClassVar[dict[str, str]] = {"n_features": "the parameters are made by it; make a new layer"}
-    _normalized: Array  # the last output before gamma and beta, which gradients read
-    _scales: Array  # 1 over the standard deviations that it was divided by
+    _normalized: Array  # the last output before gamma and beta; `backward` reads it
+    _scales: Array  # 1 / the standard deviations that the inputs were divided by
     _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_normalized", "_scales")
     _results = Layer._results | {"_normalized", "_scales"}
 
@@ -30,7 +30,7 @@ class Normalization(Layer):
 
     @property
     def gamma(self) -> Array:
-        """What normalized numbers are multiplied by: [1, n_features]."""
+        """The learned factors of the normalized numbers: [1, n_features]."""
         return self.parameter("gamma")
 
     @gamma.setter
@@ -39,7 +39,7 @@ class Normalization(Layer):
 
     @property
     def beta(self) -> Array:
-        """What is then added: [1, n_features]."""
+        """The learned offsets that are added afterwards: [1, n_features]."""
         return self.parameter("beta")
 
     @beta.setter
@@ -82,7 +82,7 @@ class Normalization(Layer):
         return x
 
     def backward_parameters(self, dvalues: Array) -> None:
-        """Write `dgamma` and `dbeta` alone: the sums over samples of `dvalues` times what gamma met, and of these."""
+        """Write only `dgamma = sum(dvalues * normalized)` and `dbeta = sum(dvalues)`, summed over the samples."""
         if not self.trainable:
             return
         dvalues = self._accept_gradient(dvalues)
@@ -97,17 +97,17 @@ class Normalization(Layer):
 
 
 class LayerNorm(Normalization):
-    """Each sample's features, less their mean, by their standard deviation; then times gamma, plus beta.
+    """Layer normalization: normalize the features of each sample, then scale by gamma and shift by beta.
 
-    `output = (inputs - mean) / sqrt(variance + epsilon) * gamma + beta`, where mean and variance are those of a row: so
-    a sample comes out alike in training and in prediction, whatever stands beside it.
+    `output = (inputs - mean) / sqrt(variance + epsilon) * gamma + beta`, with mean and variance of each row. So a
+    sample's output is the same in training and in prediction, and does not depend on the other samples.
 
     Args:
-        n_features: how many come in, and go out.
-        epsilon: keeps the root of a variance off 0. Assignable at any time, right from the next step on.
+        n_features: the number of features, the same for inputs and output.
+        epsilon: keeps the divisor above 0. Assignable at any time; the next step uses the new value.
 
     Attributes:
-        gamma, beta: [1, n_features], ones and zeros at first. dgamma, dbeta: their gradients, after `backward`.
+        gamma, beta: [1, n_features], initially 1 and 0. dgamma, dbeta: their gradients, after `backward`.
         inputs, output, dinputs: [N, n_features].
 
     Raises:
@@ -135,34 +135,34 @@ class LayerNorm(Normalization):
 
 
 class BatchNorm(Normalization):
-    """Each feature, less its mean over the batch, by its standard deviation; then times gamma, plus beta.
+    """Batch normalization: normalize each feature over the samples of a batch, then scale by gamma and shift by beta.
 
-    In training mean and variance are those of the batch, each row counted once, whatever `sample_weight` says of its
-    loss. Running means of both are kept beside, and used in prediction and evaluation, where a sample comes out alike
-    whatever stands beside it.
+    `output = (inputs - mean) / sqrt(variance + epsilon) * gamma + beta`. In training, mean and variance are those of
+    the batch; each row counts once, whatever its `sample_weight`. In prediction and evaluation they are running
+    averages of these, so a sample's output does not depend on the other samples.
 
     Args:
-        n_features: how many come in, and go out.
-        momentum: how much of the running statistics stays in each step, as Keras has it; PyTorch's momentum is 1 minus
-            that: `running = momentum * running + (1 - momentum) * batch`.
-        epsilon: keeps the root of a variance off 0. Both are assignable at any time, right from the next step on.
+        n_features: the number of features, the same for inputs and output.
+        momentum: the share of the running statistics that each step keeps, as in Keras:
+            `running = momentum * running + (1 - momentum) * batch`. PyTorch's momentum is 1 minus this.
+        epsilon: keeps the divisor above 0. Both are assignable at any time; the next step uses the new value.
 
     Attributes:
-        gamma, beta: [1, n_features], ones and zeros at first. dgamma, dbeta: their gradients, after `backward`.
-        running_mean, running_var: [1, n_features], zeros and ones at first; no gradient moves them. They are saved,
-            copied and pickled with the layer, and go back where a step is undone. The variance is the unbiased one, by
-            N - 1. A layer with `trainable = False` uses them in training too, and leaves them as they are.
+        gamma, beta: [1, n_features], initially 1 and 0. dgamma, dbeta: their gradients, after `backward`.
+        running_mean, running_var: [1, n_features], initially 0 and 1; the optimizer does not move them. They are saved,
+            copied and pickled with the layer, and restored when a step is undone. The variance is the unbiased one,
+            divided by N - 1. A layer with `trainable = False` uses them in training too, and does not change them.
         inputs, output, dinputs: [N, n_features].
 
     Raises:
-        InputError: an argument cannot be used, inputs have another number of features, or training is asked for with a
-            single row, which has no variance.
+        InputError: an argument cannot be used, inputs have another number of features, or a training batch has a single
+            row, which has no variance.
     """
 
     operation: ClassVar[str] = "batch_norm"
     momentum = Setting(partial(checks.real, high=1.0))
-    _learned = False  # whether the last forward was by the batch's own statistics
-    _pool: Any = None  # of the processes that have parts of the batch, where several do
+    _learned = False  # whether the last `forward` used the statistics of its batch
+    _pool: Any = None  # a Pool, where several processes share each batch
     _runtime: ClassVar[tuple[str, ...]] = (*Normalization._runtime, "_learned", "_pool")
     _results = Normalization._results | {"_learned", "_pool"}
 
@@ -197,7 +197,7 @@ class BatchNorm(Normalization):
         return host
 
     def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return the same, a running mean of zeros, and a variance of ones."""
+        """Return gamma of ones, beta of zeros, a running mean of zeros and a running variance of ones."""
         return super().draw(random) | {"running_var": np.ones(self.shapes["gamma"])}
 
     def forward(self, inputs: Array, training: bool = False) -> Array:
@@ -222,24 +222,24 @@ class BatchNorm(Normalization):
         return self.output
 
     def take_part(self, pool: Any) -> None:
-        """Be told with whom the batches to come are shared, if with any: see nnx/distributed/pool.py."""
+        """Set the pool of processes that share the next batches, or None: see nnx/distributed/pool.py."""
         self._pool = pool
 
     def _by_all(self, x: Array, *known: Any) -> Array:
-        """Return the output by the moments of all rows, of which other processes have the rest."""
+        """Return the output by mean and variance of the whole batch, of which other processes have parts."""
         backend, pool = self.backend, self._pool
         *parameters, epsilon, normalized, scales, out = known
         means, spreads = (self._wide_room(name) for name in ("means", "spreads"))
         backend.column_means(x, means)
         backend.pool(means, pool)
-        backend.column_spreads(x, means, spreads)  # about the mean of all, so that far from 0 no digits are lost
+        backend.column_spreads(x, means, spreads)  # around the mean of all rows, to lose no digits far from 0
         backend.pool(spreads, pool)
         numbers = pool.rows, epsilon, self.momentum
         output: Array = backend.pooled_norm(x, *parameters, means, spreads, *numbers, normalized, scales, out=out)
         return output
 
     def _wide_room(self, name: str) -> Array:
-        """Return a workspace for a number of each feature, in float64."""
+        """Return a workspace with one float64 number for each feature."""
         buffers: dict[str, Array] = self.__dict__.setdefault("_buffers", {})
         if name not in buffers:
             buffers[name] = self.backend.zeros(self.shapes["gamma"], "float64")

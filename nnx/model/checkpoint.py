@@ -31,9 +31,9 @@ from nnx.optimizers import Optimizer
 
 FORMAT = "nnx-1"
 KIND = "a file that model.save() wrote"
-PARAMETERS, MOMENTS = "parameters.", "moments."  # what the names of arrays begin with
-TOGETHER = "ensemble"  # under which the descriptions of several models stand, whose arrays begin with their numbers
-LONGEST = 100_000_000  # bytes of a header, in the format itself
+PARAMETERS, MOMENTS = "parameters.", "moments."  # prefixes of the names of arrays
+TOGETHER = "ensemble"  # key of the list of several models' descriptions; their arrays' names begin with a model's index
+LONGEST = 100_000_000  # bytes of the longest header that the format allows
 LAYERS = {
     kind.__name__: kind
     for kind in (
@@ -79,8 +79,8 @@ class Training:
 
     Attributes:
         loss, optimizer: as the model was compiled with. iterations: how many steps the optimizer has done.
-        tolerance: how near a regression's output must be to count as right; 0 before a fit.
-        moments: the parts of the flat buffer that the optimizer keeps, by their names.
+        tolerance: how near to its target a regression's output must be to count as right; 0 before a fit.
+        moments: the parts of the flat buffer that belong to the optimizer, by name.
     """
 
     loss: Loss
@@ -95,10 +95,10 @@ class Checkpoint:
     """What a file holds of a model.
 
     Attributes:
-        parameters: by their names, as "0.weights".
-        training: None where the model was not compiled.
-        metrics: by name, or functions of the user's own.
-        functions: the names of metrics that were such functions, and were not given to `read`.
+        parameters: by name, such as "0.weights".
+        training: None if the model was not compiled.
+        metrics: names, or user-defined functions.
+        functions: the names of user-defined metrics that were saved with the model but not given to `read`.
     """
 
     layers: Sequence[Layer]
@@ -116,8 +116,8 @@ def write(path: str | os.PathLike[str], model: Checkpoint | Sequence[Checkpoint]
     """Write a model to `path`, or all those of an ensemble.
 
     Raises:
-        InputError: the name is another format's, a layer or a loss of your own does not say how it is made again, the
-            metadata are beyond JSON, or numbers are not finite.
+        InputError: the name has another format's ending, a user-defined layer or loss does not say with which arguments
+            to make it again, JSON cannot hold the metadata, or numbers are not finite.
         OSError: the file cannot be written; one that was there before is untouched.
         MissingExtra: safetensors is not installed.
     """
@@ -135,13 +135,13 @@ def write(path: str | os.PathLike[str], model: Checkpoint | Sequence[Checkpoint]
 
 
 def read(path: Path, custom: Custom) -> tuple[bool, list[Checkpoint]]:
-    """Read what `write` wrote, in this version or an earlier one: whether it is an ensemble, and its models.
+    """Read a file that this version or an earlier one wrote; return whether it is an ensemble, and its models.
 
     Args:
-        custom: has the classes of the user's own.
+        path: the file. custom: the user-defined classes.
 
     Raises:
-        InputError: one of these is missing.
+        InputError: a user-defined class is missing.
         FileFormatError: the file is truncated, damaged, or no nnx model.
         MissingExtra: safetensors is not installed.
     """
@@ -163,7 +163,7 @@ def read(path: Path, custom: Custom) -> tuple[bool, list[Checkpoint]]:
 
 @contextmanager
 def making_sense(path: Path) -> Iterator[None]:
-    """Say of whatever a file's description leads to that the file is to blame."""
+    """Turn errors from building what a file describes into a FileFormatError that names the file."""
     try:
         yield
     except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -180,7 +180,7 @@ def _safetensors() -> Any:
 
 
 def _sorted(data: bytes) -> tuple[bytes, memoryview]:
-    """Return a file in two parts with the names in its header in order; the library's order is another each time."""
+    """Return a file's header with sorted names, and its arrays: safetensors itself writes names in a random order."""
     end = 8 + int.from_bytes(data[:8], "little")
     text = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # arrays begin at a multiple of eight bytes
@@ -193,18 +193,18 @@ def _sorted(data: bytes) -> tuple[bytes, memoryview]:
 
 
 def checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
-    """Return the CRC-32 of a model's description and arrays: a changed byte in either is found."""
+    """Return the CRC-32 of a model's description and arrays, by which a changed byte is found."""
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
         value = zlib.crc32(np.ascontiguousarray(tensors[name]).data, value)
     return f"{value:08x}"
 
 
-# ---- what a model is, as JSON ----------------------------------------------------------------------------------------
+# ---- the description of a model as JSON ------------------------------------------------------------------------------
 
 
 def _tensors(model: Checkpoint) -> dict[str, np.ndarray]:
-    """Return a model's arrays as a file names them."""
+    """Return a model's arrays under their names in a file."""
     tensors = {f"{PARAMETERS}{name}": np.ascontiguousarray(a) for name, a in model.parameters.items()}
     if model.training is not None:
         tensors |= {f"{MOMENTS}{name}": np.ascontiguousarray(a) for name, a in model.training.moments.items()}
@@ -230,7 +230,7 @@ def _describe(model: Checkpoint) -> str:
             "loss": _part(training.loss, LOSSES, "the loss"),
             "optimizer": _part(training.optimizer, OPTIMIZERS, "the optimizer"),
             "iterations": training.iterations,
-            "precision": training.tolerance,  # the name that it had when the first files were written
+            "precision": training.tolerance,  # its name in the first version's files
         }
     try:
         return json.dumps(described, allow_nan=False)
@@ -246,12 +246,12 @@ def _part(part: Layer | Loss | Optimizer, known: dict[str, type], what: str) -> 
         if isinstance(part, Block):
             config["layers"] = _inner(config["layers"], what)
         described = {"class": type(part).__name__, **config}
-    kept = getattr(part, "trainable", True) or isinstance(part, Block)  # each of whose layers says it
+    kept = getattr(part, "trainable", True) or isinstance(part, Block)  # a block's layers have it, one by one
     return described if kept else described | {TRAINABLE: False}
 
 
 def _inner(layers: list[Any], what: str) -> list[Any]:
-    """Describe the layers of a block, or of each of its branches."""
+    """Return descriptions of a block's layers, or of the layers of each of its branches."""
     return [
         _inner(layer, what) if isinstance(layer, list) else _part(layer, LAYERS, f"{what}, within") for layer in layers
     ]
@@ -274,7 +274,7 @@ def _make(described: dict[str, Any], known: dict[str, Any], custom: Custom, base
 
 
 def _made(described: list[Any], custom: Custom) -> list[Any]:
-    """Make the layers of a block, or of each of its branches."""
+    """Make a block's layers, or the layers of each of its branches, from their descriptions."""
     return [_made(each, custom) if isinstance(each, list) else _make(each, LAYERS, custom, Layer) for each in described]
 
 
@@ -305,7 +305,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _metadata(path: Path, file: BinaryIO) -> dict[str, str]:
-    """Return what a file's header says besides its arrays, after checking that these are all that follows it."""
+    """Return the metadata in a file's header, after checking that nothing but the arrays follows the header."""
     size = size_of(file)
     length = int.from_bytes(file.read(8), "little")
     try:
@@ -329,20 +329,20 @@ def _metadata(path: Path, file: BinaryIO) -> dict[str, str]:
 
 
 def _finite(text: str) -> float:
-    """Return a number of JSON, which has no infinity, but may have 1e999."""
+    """Return a number of JSON, refusing those like 1e999 that become infinite."""
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text} is no number")
     return number
 
 
 def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray], custom: Custom) -> Checkpoint:
-    """Return what a description and the arrays with it mean, if they fit each other."""
+    """Return the checkpoint that a description and its arrays stand for, after checking that they fit each other."""
     parts = [_make(layer, LAYERS, custom, Layer) for layer in header["layers"]]
     moments = {name.removeprefix(MOMENTS): a for name, a in tensors.items() if name.startswith(MOMENTS)}
     kept = [kept_shapes(part) for part in parts]
     expected = {f"{PARAMETERS}{i}.{name}": shape for i, one in enumerate(kept) for name, shape in one.items()}
     found = {name: a.shape for name, a in tensors.items() if not name.startswith(MOMENTS)}
-    if found != expected:  # asked before anything of that size is allocated
+    if found != expected:  # checked before anything of that size is allocated
         raise InputError(f"the arrays are {_some(found, expected)}, but the layers need {_some(expected, found)}")
     dtype = checks.dtype(header["dtype"])
     if any(a.dtype.name != dtype for a in tensors.values()):
@@ -353,7 +353,7 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray], custom: 
         raise InputError("metrics must be a list, and metadata an object")
     functions = header.get("functions", [])
     if not isinstance(functions, list) or not all(isinstance(name, str) and name.isidentifier() for name in functions):
-        raise InputError("functions must be a list of Python's names")  # which are shown
+        raise InputError("functions must be a list of Python's names")  # messages show them
     return Checkpoint(
         layers=parts,
         dtype=dtype,
@@ -368,7 +368,7 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray], custom: 
 
 
 def _some(shapes: dict[str, tuple[int, ...]], others: dict[str, tuple[int, ...]]) -> str:
-    """Return the first of the shapes that the others are not, as text."""
+    """Return as text the first of `shapes` that is not the same in `others`."""
     differing = [f"{name} {shape}" for name, shape in shapes.items() if others.get(name) != shape]
     return ", ".join(differing[:3]) + f" and {len(differing) - 3} more" * (len(differing) > 3) or "no others"
 

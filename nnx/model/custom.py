@@ -1,6 +1,6 @@
-"""Classes and functions of the user's own in a model's file: by their names alone; who loads it gives them.
+"""User-defined classes and functions in a model's file: the file holds their names, and `load` is given the classes.
 
-A file holds no code, and nothing is imported by a name that stands in one (docs/security.md).
+A file holds no code, and nothing is imported because a file names it (docs/security.md).
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 from nnx.errors import FileFormatError, InputError, InputTypeError
 
-NAME, ARGUMENTS = "custom", "arguments"  # what a file has of a part: the class's name, and what it is made of
-TRAINABLE = "trainable"  # and of a layer, if it is not trained
+NAME, ARGUMENTS = "custom", "arguments"  # keys of a part's description: the class's name and its arguments
+TRAINABLE = "trainable"  # and, for a layer that is not trained, False
 
 
 class Custom:
-    """What a user gave to `load`: classes and functions by their names.
+    """The classes and functions that a user gave to `load`, by name.
 
     Args:
-        given: a list of them; or a mapping by the names that the file has, where they are called otherwise now.
+        given: a list of them; or a mapping from the names in the file, for those that have been renamed since.
     """
 
     def __init__(self, given: Any = ()) -> None:
@@ -54,7 +54,7 @@ class Custom:
             )
 
     def make(self, described: Mapping[str, Any], base: type) -> Any:
-        """Return a part as a file describes it."""
+        """Make a layer, loss or optimizer from its description in a file."""
         kind, arguments = self[described[NAME]], described[ARGUMENTS]
         if not isinstance(kind, type) or not issubclass(kind, base):
             raise InputError(f"custom: {described[NAME]} is {kind!r}, expected a class made from {base.__name__}")
@@ -62,11 +62,11 @@ class Custom:
 
 
 def classes(described: Any) -> Iterator[str]:
-    """Yield the names of all classes of the user's own in a description, also those within layers."""
+    """Yield the names of all user-defined classes in a description, including those inside blocks."""
     if isinstance(described, Mapping):
         name = described.get(NAME)
         if isinstance(name, str) and described.keys() - {TRAINABLE} == {NAME, ARGUMENTS}:
-            if not name.isidentifier():  # it is shown
+            if not name.isidentifier():  # messages show it
                 raise FileFormatError(
                     "the description of the model is damaged: the name of a class is none of Python's"
                 )
@@ -79,21 +79,29 @@ def classes(described: Any) -> Iterator[str]:
 
 
 def describe(part: Any, what: str) -> dict[str, Any]:
-    """Return what a file holds of a part whose class is the user's own.
+    """Return the description, for a file, of a part whose class is user-defined.
 
     Raises:
-        InputError: it cannot be made again from what it says.
+        InputError: the part cannot be made again from it.
     """
     arguments = arguments_of(part, what)
     try:
-        json.dumps(arguments, allow_nan=False)
+        if json.loads(json.dumps(arguments, allow_nan=False)) != _as_lists(arguments):
+            raise TypeError("keys of dictionaries are text there, and would come back as such")
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"save: {what}, {part}: what it is made of is beyond JSON: {error}; write config()") from error
     return {NAME: type(part).__name__, ARGUMENTS: arguments}
 
 
+def _as_lists(value: Any) -> Any:
+    """Return a value with lists for tuples, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {name: _as_lists(each) for name, each in value.items()}
+    return [_as_lists(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def arguments_of(part: Any, what: str) -> dict[str, Any]:
-    """Return the arguments that make a part again: by its `config`, else its attributes of the arguments' names."""
+    """Return the arguments that make a part again: its `config`, or else its attributes with the arguments' names."""
     kinds = type(part).__mro__
     makes, says = (next(n for n, kind in enumerate(kinds) if name in vars(kind)) for name in ("__init__", "config"))
     if says <= makes:
@@ -113,7 +121,7 @@ def parameters(part: Any, what: str) -> list[str]:
 
 
 def attribute(part: Any, name: str, what: str) -> Any:
-    """Return what a part kept of an argument."""
+    """Return the attribute in which a part keeps an argument."""
     try:
         return getattr(part, name)
     except AttributeError:
@@ -124,5 +132,5 @@ def attribute(part: Any, name: str, what: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return one of NumPy's numbers as Python's."""
+    """Return a NumPy scalar as a Python number; anything else as it is."""
     return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value

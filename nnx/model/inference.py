@@ -16,7 +16,8 @@ import numpy as np
 
 from nnx.backends import Backend
 from nnx.backends.inference import AnyStage, Branches, Forward, Lookup, Norm, Scored, Scores, Stage
-from nnx.backends.recorder import AS_WRITTEN, Program
+from nnx.backends.recorder import AS_WRITTEN, Program, lent
+from nnx.errors import InputError
 from nnx.kernels.elementwise import BY_NAME
 from nnx.layers import (
     ELEMENTWISE,
@@ -35,7 +36,7 @@ from nnx.layers import (
     Softmax,
 )
 from nnx.layers.blocks import Block
-from nnx.layers.chain import returned
+from nnx.layers.chain import output_of
 from nnx.owner import Owner
 from nnx.settings import replaced
 
@@ -113,10 +114,16 @@ class Inference:
         if self.stages is not None:
             outputs = self._at_once(x) if isinstance(self.backend.from_numpy(x), np.ndarray) else None
             return self._by_stages(x) if outputs is None else outputs
-        outputs = self.backend.from_numpy(x)
+        outputs = lent(self.backend.from_numpy(x), self.backend)
         with np.errstate(all="ignore"):  # as in training: the result says what overflowed
             for layer in self.layers:
-                outputs = returned(layer.forward(outputs, training=False), layer, "forward")
+                outputs = output_of(layer, outputs, training=False)
+        shape = tuple(getattr(outputs, "shape", ()))
+        if len(shape) != 2:
+            raise InputError(
+                f"{self.layers[-1]}: forward() returned {shape or type(outputs).__name__}, but a model's last layer "
+                "gives an array [samples, outputs]; one output for each sample is y[:, None]"
+            )
         return outputs
 
     def _by_stages(self, x: np.ndarray) -> Array:

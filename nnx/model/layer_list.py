@@ -1,4 +1,4 @@
-"""Layer list: the layers of a model as a tuple, which also takes what changes a list, and hands it to the model."""
+"""Layer list: a model's layers as a tuple that also has a list's methods, which assign changed layers to the model."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from nnx.layers import Layer
 
 
 class LayerList(tuple[Layer, ...]):
-    """The layers that a model has, in order.
+    """The layers of a model, in order.
 
-    `model.layers[-1] = layer`, `append`, `insert`, `extend`, `pop`, `remove`, `clear` and `del` assign `model.layers`,
-    with all the checks and consequences that has. This tuple itself stays as it is; one that is no more what its model
-    has changes nothing, and says so.
+    `model.layers[-1] = layer`, `append`, `insert`, `extend`, `pop`, `remove`, `clear` and `del` assign a new list to
+    `model.layers`, with all checks and consequences of that. This tuple itself never changes; if the model has other
+    layers by now, an attempt to change this one raises InputError.
     """
 
     _model: ref[Any]
 
     def __new__(cls, layers: Iterable[Layer], model: Any) -> LayerList:
-        """Make the list of a model."""
+        """Make the layer list of `model`."""
         made = super().__new__(cls, layers)
         made._model = ref(model)
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as a plain tuple: a copy belongs to no model."""
+        """Copy and pickle as a plain tuple: a copy belongs to no model."""
         return tuple, (list(self),)
 
     def _assign(self, changed: list[Layer]) -> None:
@@ -42,7 +42,7 @@ class LayerList(tuple[Layer, ...]):
         model.layers = changed
 
     def __setitem__(self, place: SupportsIndex | slice, layer: Any) -> None:
-        """Put another layer, or others, in place of some."""
+        """Replace a layer, or the layers of a slice."""
         changed = list(self)
         if isinstance(place, slice) and isinstance(layer, Layer):
             raise InputTypeError(f"layers[...] = {layer}: several places take a list of layers")
@@ -50,38 +50,38 @@ class LayerList(tuple[Layer, ...]):
         self._assign(changed)
 
     def __delitem__(self, place: SupportsIndex | slice) -> None:
-        """Take layers out."""
+        """Remove a layer, or the layers of a slice."""
         changed = list(self)
         del changed[place]
         self._assign(changed)
 
     def append(self, layer: Layer) -> None:
-        """Add a layer behind the last."""
+        """Add a layer at the end."""
         self._assign([*self, layer])
 
     def extend(self, layers: Iterable[Layer]) -> None:
-        """Add layers behind the last."""
+        """Add layers at the end."""
         self._assign([*self, *layers])
 
     def insert(self, place: SupportsIndex, layer: Layer) -> None:
-        """Add a layer before the one at a place."""
+        """Add a layer before the one at `place`."""
         changed = list(self)
         changed.insert(place, layer)
         self._assign(changed)
 
     def pop(self, place: SupportsIndex = -1) -> Layer:
-        """Take a layer out, the last one unless a place is given, and return it."""
+        """Remove the layer at `place`, the last one by default, and return it."""
         changed = list(self)
         layer = changed.pop(place)
         self._assign(changed)
         return layer
 
     def remove(self, layer: Layer) -> None:
-        """Take a layer out."""
+        """Remove a layer."""
         changed = list(self)
         changed.remove(layer)
         self._assign(changed)
 
     def clear(self) -> None:
-        """Take all layers out, which no model can be without: refused."""
+        """Raise InputError: a model must have at least one layer."""
         self._assign([])

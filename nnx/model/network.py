@@ -1,6 +1,6 @@
 """Network: layers in a row, one flat buffer for all their parameters on a backend, and their forward pass.
 
-What trains it, saves it or describes it stands above and knows it; it knows none of them.
+Training, saving and describing a network is the work of modules that import this one; it imports none of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nnx.model.validation import fitting_layers
 from nnx.owner import Owner, alone, alone_or_within, changing, reading
 from nnx.settings import Assignable
 
-ROWS = 4096  # how many rows are predicted at a time where no batch size is given
+ROWS = 4096  # rows that are predicted at a time if no batch size is given
 
 
 class Network(Assignable):
@@ -39,7 +39,7 @@ class Network(Assignable):
     dtype: str
     penalties: Array
     _inference: Inference | None
-    _embeddings: list[Embedding]  # those that take codes among the inputs
+    _embeddings: list[Embedding]  # the layers that take codes among the model's inputs
     _facts: ClassVar[Mapping[str, str]] = {
         "backend": "use model.to(backend)",
         "dtype": "use model.to(backend, dtype=...)",
@@ -63,11 +63,11 @@ class Network(Assignable):
         for layer in self._layers:
             layer.check_values(self.dtype)
         for number, layer in enumerate(self._layers):
-            if layer.shapes:  # for a generator takes 10 us
+            if layer.shapes:  # only then, for making a generator takes 10 us
                 layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
         self._settle(chosen, self.dtype)
 
-    # ---- where its parameters are ------------------------------------------------------------------------------------
+    # ---- the buffer of parameters ------------------------------------------------------------------------------------
 
     def _settle(self, backend: Backend, dtype: str) -> None:
         """Move all layers into one flat buffer on a backend."""
@@ -102,7 +102,12 @@ class Network(Assignable):
     @alone
     @changing
     def to(self, backend: Wish, dtype: str | None = None, precision: str | None = None) -> Self:
-        """Move to another backend (or type, or precision), with parameters and the optimizer's state; return self."""
+        """Move to another backend, type or precision, with parameters and the optimizer's state; return the model.
+
+        Raises:
+            InputError: an argument cannot be used, or a number is too large for the type. BackendUnavailable: the
+                backend does not work here. InUseError: the model is being trained.
+        """
         target = resolve(backend)
         dtype = self.dtype if dtype is None else checks.dtype(dtype)
         precision = self.precision if precision is None else precision
@@ -119,7 +124,7 @@ class Network(Assignable):
 
     @property
     def layers(self) -> LayerList:
-        """The layers, in order: a tuple that can be changed as a list can, by which the model takes other layers."""
+        """The layers, in order: a tuple with a list's methods, which change the model (see `LayerList`)."""
         return LayerList(self._layers, self)
 
     @layers.setter
@@ -132,7 +137,7 @@ class Network(Assignable):
 
     @on_its_device
     def _exchange(self, layers: tuple[Layer, ...]) -> None:
-        """Take other layers. The optimizer goes on, but where parameters come that it has never moved."""
+        """Take other layers. The optimizer keeps its moments, unless there are parameters that it never moved."""
         n_inputs, n_outputs = chain(layers)
         for layer in layers:
             layer.check_values(self.dtype)
@@ -159,7 +164,7 @@ class Network(Assignable):
 
     @property
     def trainable(self) -> bool:
-        """Whether steps move any parameter. Assigning says it of all layers."""
+        """Whether training moves any parameter. Assigning it sets all layers."""
         return any(any(layer.trained().values()) for layer in self._layers)
 
     @trainable.setter
@@ -171,19 +176,19 @@ class Network(Assignable):
 
     @on_its_device
     def mark_trained(self) -> None:
-        """Tell the flat buffer which of the parameters steps move, as the layers say now."""
+        """Update in the flat buffer which parameters training moves, as the layers' `trainable` says now."""
         self.flat.train([moved for layer in self._layers for moved in layer.trained().values()])
 
     def _untrained(self) -> None:
-        """Be told that parameters come in which no step has moved yet."""
+        """Do what is needed when parameters come in that no step has moved yet: here nothing."""
 
     def _by_layer(self, part: Array) -> dict[tuple[int, str], Array]:
-        """Return each parameter's view into a part of the flat buffer, by its layer and its name."""
+        """Return each parameter's view into a part of the flat buffer, by the index of its layer and its name."""
         places = [(id(layer), name) for layer in self._layers for name in layer.shapes]
         return dict(zip(places, self.flat.views(part), strict=True))
 
     def settings_changed(self) -> None:
-        """Be told that a setting or a method of a layer, the loss or the optimizer is another one now."""
+        """Drop what depended on settings: called when a setting or a method of a layer, loss or optimizer changes."""
         self._forget()
 
     # ---- parameters --------------------------------------------------------------------------------------------------
@@ -199,22 +204,26 @@ class Network(Assignable):
         return any(layer.strengths() for layer in self._layers)
 
     def parameters(self) -> dict[str, Array]:
-        """Return every parameter by its layer's number and its name, as "0.weights"; arrays of the backend.
+        """Return every parameter by its layer's index and its name, such as "0.weights"; arrays of the backend.
 
-        With them come the running statistics of layers that have them, which predictions read as well.
+        Running statistics, which predictions read as well, are included.
         """
         named = ((i, layer, name) for i, layer in enumerate(self._layers) for name in kept_shapes(layer))
         return {f"{i}.{name}": layer.parameter(name) for i, layer, name in named}
 
     def _host_parameters(self) -> dict[str, np.ndarray]:
-        """Return them as NumPy arrays."""
+        """Return the same as NumPy arrays."""
         return {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
 
     @alone_or_within
     @changing
     @on_its_device
     def set_parameters(self, values: Any) -> None:
-        """Copy values into all parameters: a mapping with the names and shapes of `parameters()`, checked first."""
+        """Copy values into all parameters, given as a mapping with the names and shapes of `parameters()`.
+
+        Raises:
+            InputError: a name is missing or unknown, or a value cannot be used; nothing was changed.
+        """
         own = self.parameters()
         if not isinstance(values, Mapping) or values.keys() != own.keys():
             given = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
@@ -228,7 +237,7 @@ class Network(Assignable):
             layer.assign(parameter, host)
 
     def buffers(self) -> list[Array]:
-        """Return the flat buffer's parts and every view into them: what a recorded step may read from the start."""
+        """Return the flat buffer's parts and every view into them: arrays that a recorded step may read at once."""
         flat = self.flat
         views = flat.views(flat.values) + flat.views(flat.gradients) + flat.statistic_views()
         names = "values", "first", "second", "gradients", *flat.names
@@ -241,22 +250,28 @@ class Network(Assignable):
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """Return the last layer's outputs for x [N, I]: a new NumPy array [N, O].
 
-        The layers themselves keep what they had. Any number of threads may call it at once, also while one trains: see
-        `fit`. On the Numba backend a row's outputs are the same bits however many rows are predicted with it, but for
-        very wide networks, and those with blocks, an embedding or parts of your own; elsewhere the last digit may
-        differ, since sums are made in another order.
+        The layers' own `inputs` and `output` are not changed. Any number of threads may call it at once, also while
+        one trains: see `fit`. On the Numba backend, a row's outputs are the same bits however many rows are predicted
+        with it, except for very wide networks and those with blocks, an embedding or user-defined parts. Elsewhere the
+        last digit may differ, since sums are made in another order.
+
+        Args:
+            x: as for `fit`. batch_size: how many rows to predict at a time; None: up to 4096.
+
+        Raises:
+            InputError: x or batch_size cannot be used.
         """
         if batch_size is None:
             owner = self._owner
             mark, native = owner.mark, owner.native
             if mark is not None:
-                outputs = native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
-                if outputs is not None and mark is owner.mark:  # nothing changed meanwhile
+                outputs = native(x)  # a few rows that need no conversion take a microsecond, so this is tried first
+                if outputs is not None and mark is owner.mark:  # no parameter changed meanwhile
                     return outputs
         return self._predict(x, batch_size)
 
     def __call__(self, x: Any) -> np.ndarray:
-        """Return `predict(x)`: calling a model, as in Keras, is using it, and never training."""
+        """Return `predict(x)`: as in Keras a model can be called; that never trains it."""
         return self.predict(x)
 
     @reading
@@ -269,7 +284,7 @@ class Network(Assignable):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def inference(self) -> Inference:
-        """Return the forward pass of the layers as they are."""
+        """Return the forward pass of the layers as they are now, made once until they change."""
         inference = self._inference
         if inference is None:
             inference = self._inference = Inference(self._layers, self.backend, self._owner)
@@ -277,7 +292,7 @@ class Network(Assignable):
         return inference
 
     def _forget(self) -> None:
-        """Drop what was made of the layers as they were."""
+        """Drop the forward pass that was made for layers or settings which have changed."""
         self._inference = None
         self._owner.native = refuse
 
@@ -292,11 +307,13 @@ class Network(Assignable):
         return np.ascontiguousarray(a)
 
     def _shaped(self, x: Any, what: str, who: str, name: str = "inputs") -> tuple[np.ndarray, np.ndarray]:
-        """Return inputs as they were given and in the model's type, [N, n_inputs]: the same numbers, not looked at.
+        """Return inputs [N, n_inputs] twice: in the type that they were given in, and in the model's type.
+
+        The shape is checked, the numbers are not.
 
         Args:
-            what: call and argument, for messages, as "fit: x"; who, name: both apart. Or what and who: the place that
-                they come from.
+            what: call and argument, or the place in a file, for messages, such as "fit: x". who: the call or the place.
+            name: the argument.
         """
         given = real_numbers(self._from_device(x), what)
         if given.ndim > 2 and given.size and isinstance(self._layers[0], Flatten):
@@ -317,10 +334,10 @@ class Network(Assignable):
     # ---- copying and pickling ----------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, np.ndarray]:
-        """Return parameters and moments as NumPy arrays.
+        """Return the parts of the flat buffer, parameters and moments, as NumPy arrays.
 
-        Parameters too, although layers bring their own: a copy asks layer after layer, and another thread may train
-        meanwhile.
+        Copied layers have their own parameters, but those are copied one after the other, between which another thread
+        may train; these are all of one moment.
         """
         names = ("values", "first", "second", "statistics", *self.flat.names)
         return {name: np.array(self.backend.to_numpy(getattr(self.flat, name))) for name in names}
@@ -332,7 +349,7 @@ class Network(Assignable):
             getattr(self.flat, name)[...] = self.backend.asarray(value, self.dtype)
 
     def __copy__(self) -> Self:
-        """Return what `copy.deepcopy` does: two models never share parameters, so a copy is one to keep."""
+        """Return a deep copy: two models never share parameters."""
         return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -345,7 +362,7 @@ class Network(Assignable):
         return self._contents()
 
     def _contents(self) -> dict[str, Any]:
-        """Return what a copy is made of: attributes, the backend's name, and the numbers in the flat buffer."""
+        """Return what a copy is made from: attributes, the backend's name, and the contents of the flat buffer."""
         skip = ("backend", "resolution", "flat", "penalties", "_inference", "_embeddings", "_listener")
         kept = {name: value for name, value in self.__dict__.items() if name not in skip}
         return {**kept, "_wish": self.backend.name, "_moments": self._state()}
@@ -355,17 +372,17 @@ class Network(Assignable):
         found = resolve([wish, "numpy"] if isinstance(wish, str) and wish != "numpy" else wish)
         self.__dict__.update(state, resolution=found)
         chosen = found.backend
-        if wish in (chosen, chosen.name):  # another may lack the precision
+        if wish in (chosen, chosen.name):  # another backend may lack the precision
             try:
                 chosen = precise(chosen, self.dtype, self.precision)
-            except InputError as error:  # and so may this one, on another machine
+            except InputError as error:  # this one may lack it too, on another machine
                 warn_once(f"a model goes on in full precision: {error}", "a lower precision")
         self._settle(chosen, self.dtype)
         self._set_state(moments)
 
 
 def precise(backend: Backend, dtype: str, precision: str | None) -> Backend:
-    """Return the backend in the precision that was asked for, if any."""
+    """Return the backend with the precision that was asked for, if one was."""
     chosen = backend if precision is None else backend.with_precision(precision)
     if precision not in (None, "full") and dtype != "float32":
         raise InputError(f"precision={precision!r} rounds float32 products, and dtype={dtype!r}: give one of the two")

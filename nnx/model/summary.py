@@ -15,17 +15,17 @@ from nnx.model.network import Network
 from nnx.settings import written
 
 WIDTH = 80  # columns
-NARROWEST = 20  # columns that a layer's own text gets, however wide the others are
+NARROWEST = 20  # columns that a layer's text gets at least, however wide the other columns are
 TITLES = ("layer", "", "outputs", "parameters", "kernel")
 
 
 def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str], fused: Sequence[Layer] = ()) -> str:
-    """Return the table as text.
+    """Return the summary as text.
 
     Args:
-        training: sentences on how the model is trained.
-        kernels: which kernel does an operation in training, where it is not the backend's own: see `Program`.
-        fused: layers that the loss takes over in training.
+        model: the network. training: sentences on how it is trained.
+        kernels: the kernel of each operation in training where it is not the backend's usual one: see `Program`.
+        fused: layers that are computed together with the loss in training.
     """
     rows = [TITLES]
     width = None
@@ -50,15 +50,15 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
 def rows_of(
     number: str, layer: Layer, width: int | None, model: Network, kernels: Mapping[str, str], depth: int = 0
 ) -> list[tuple[str, str, str, str, str]]:
-    """Return a layer's row, and those of the layers that it holds, which are further in."""
+    """Return a layer's row of the table, and, indented, those of the layers inside it."""
     count, outputs = sum(map(math.prod, layer.shapes.values())), layer.output_width(width)
     name = type(layer).__name__ if isinstance(layer, Block) else str(layer)
     name += ", not trained" if count and not any(layer.trained().values()) else ""
     shown = " " * 2 * depth + printable(name, keep="\n")
     sizes = "any" if outputs is None else str(outputs), f"{count:,}" if count else ""
     rows: list[tuple[str, str, str, str, str]] = [(number, shown, *sizes, kernel_of(layer, model, kernels))]
-    inside = iter(getattr(layer, "inner", ()))
-    for path in getattr(layer, "paths", ()):
+    inside = iter(layer.inner if isinstance(layer, Block) else ())
+    for path in layer.paths if isinstance(layer, Block) else ():
         within = width
         for part in path:
             rows += rows_of(f"{number}.{next(inside)}", part, within, model, kernels, depth + 1)
@@ -67,8 +67,8 @@ def rows_of(
 
 
 def predictions_of(model: Network) -> str:
-    """Return how the model predicts; before it first does, how it will."""
-    if model._inference is None:  # making it may take a compiler's time
+    """Return a sentence on how the model predicts, or will predict, if it has not yet."""
+    if model._inference is None:  # making it may take time for compiling
         stages = stages_of(model.layers)
         apart = Program.description if plain_stages(stages) is None else model.backend.planned_prediction()
         return f"none yet; planned: {AS_WRITTEN if stages is None else apart}"
@@ -76,7 +76,7 @@ def predictions_of(model: Network) -> str:
 
 
 def kernel_of(layer: Layer, model: Network, kernels: Mapping[str, str]) -> str:
-    """Return what runs a layer's forward pass, as far as it is known."""
+    """Return the name of the kernel of a layer's forward pass, as far as it is known."""
     operation = getattr(layer, "operation", None)
     if written(layer, "forward"):
         return "its own forward()"
@@ -85,7 +85,7 @@ def kernel_of(layer: Layer, model: Network, kernels: Mapping[str, str]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows in columns, the first of them as titles; a layer's own text goes on below where it is long."""
+    """Return the lines of a table whose first row holds the titles; a long text of a layer takes several lines."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     others = sum(widths) - widths[1] + 2 * (len(widths) - 1)
     widths[1] = min(widths[1], max(NARROWEST, WIDTH - others))
@@ -101,5 +101,5 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def folded(text: str) -> list[str]:
-    """Return a sentence in lines, of which all but the first are indented."""
+    """Return a sentence wrapped into lines, all but the first indented."""
     return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

@@ -7,7 +7,7 @@ differently, they are refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
-from nnx.errors import InputError
+from nnx.errors import InputError, InputTypeError
 from nnx.layers import ELEMENTWISE, Layer, Linear
 from nnx.optimizers import SGD, Adam, Optimizer
 from nnx.sklearn.lbfgs import gradient_taker
@@ -96,7 +96,11 @@ def read(given: Any) -> Arguments:
         return names[ours], value
 
     name, sizes = either("hidden_layers", "hidden_layer_sizes")
-    hidden_layers = tuple(checks.integer(size, name) for size in (sizes if np.iterable(sizes) else [sizes]))
+    if isinstance(sizes, Iterator | Set | Mapping):
+        why = "gives its numbers once" if isinstance(sizes, Iterator) else "has no order"
+        raise InputTypeError(f"{name}: a {type(sizes).__name__} {why}; give a list of whole numbers, such as [64, 32]")
+    several = np.iterable(sizes) and not isinstance(sizes, str)
+    hidden_layers = tuple(checks.integer(size, name) for size in (sizes if several else [sizes]))
     activation = checks.choice(given.activation, "activation", [*ACTIVATIONS, *OF_MLP])
     epochs, names["epochs"] = _epochs(given)
     name, patience = either("patience", "n_iter_no_change")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import unique_labels
 
 from nnx import weights as weighting
 from nnx.arguments import explained
-from nnx.errors import InputError
+from nnx.errors import InputError, InputTypeError
 from nnx.layers import Sigmoid, Softmax
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy
 from nnx.sklearn import labels
@@ -137,6 +137,9 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
         known: Array = self.classes_ if hasattr(self, "model_") else None
         if classes is None and known is None:
             raise InputError("partial_fit: classes=None; the first call must be given all labels there will ever be")
+        if isinstance(classes, str) or not (classes is None or np.iterable(classes)):
+            raise InputTypeError(f"partial_fit: classes={classes!r:.60}: expected a list of all labels")
+        classes = list(classes) if isinstance(classes, Set) else classes
         given = known if classes is None else unique_labels(labels.native(classes))
         if known is not None and not np.array_equal(known, given):
             raise InputError(f"partial_fit: classes={given}, expected those of the first call, {known}")

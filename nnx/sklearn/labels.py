@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 
@@ -20,10 +21,11 @@ def native(y: Any) -> Any:
 
     Whole numbers and booleans of pandas' nullable types, and of Arrow's, become float64 in its hands, in which long
     codes are no longer told apart; a missing label in a list of texts becomes the text "nan"; and of NumPy's texts of
-    any length it knows nothing.
+    any length, and of numbers among Python objects, as a row of a table with words in it holds them, it knows nothing.
 
     Raises:
-        InputError: a label is missing. InputTypeError: labels are of several types, or each is a list of them.
+        InputError: a label is missing. InputTypeError: labels are of several types, or of one that has no order, or
+            each is a list of them.
     """
     types = list(y.dtypes) if hasattr(y, "columns") and hasattr(y, "dtypes") else [getattr(y, "dtype", None)]
     plain = [getattr(kind, "numpy_dtype", None) for kind in types]  # which pandas' nullable types have, and Arrow's
@@ -35,10 +37,17 @@ def native(y: Any) -> Any:
         _refuse_lists(y)
         objects = np.array(y, dtype=object)
     else:
-        objects = np.asarray(y if getattr(y, "ndim", 0) == 1 else ())
-    if objects.ndim == 1 and objects.dtype.kind == "O":
-        _refuse_others(objects)
-    return y
+        objects = np.asarray(() if issparse(y) else y)
+    if objects.dtype.kind != "O" or not objects.ndim or not objects.size == len(objects) > 0:
+        return y
+    _refuse_others(objects.reshape(-1))
+    typed = np.array(objects.tolist())
+    if typed.dtype.kind == "O":
+        raise InputTypeError(
+            f"y holds labels of type {type(objects.flat[0]).__name__}, such as {objects.flat[0]!r:.60}; expected text "
+            "or whole numbers: write them as text, [str(label) for label in y]"
+        )
+    return y if isinstance(y, list | tuple) or typed.dtype.kind == "U" else typed
 
 
 def _refuse_lists(y: Sequence[Any]) -> None:

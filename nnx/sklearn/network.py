@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nnx import weights as weighting
 from nnx.backends.base import real_numbers, unmasked
+from nnx.backends.inputs import frame_columns
 from nnx.callbacks import Callback, EarlyStopping, LearningRateSchedule
 from nnx.errors import InputError, InputTypeError
 from nnx.layers import Dense, Dropout
@@ -272,8 +273,10 @@ class Network(Fitted):
 
 @contextmanager
 def _explaining(X: Any) -> Iterator[None]:
-    """Say what X holds, where scikit-learn refuses words and dates; dates alone it would take for large numbers."""
-    if {"m", "M"} & {getattr(dtype, "kind", "") for dtype in (getattr(X, "dtype", None), *getattr(X, "dtypes", ()))}:
+    """Say what X holds, where scikit-learn refuses words and dates; some dates it would take for large numbers."""
+    dtypes = (getattr(X, "dtype", None), *getattr(X, "dtypes", ()))
+    foreign = not hasattr(X, "iloc") and frame_columns(X) is not None  # polars' and pyarrow's say it in other ways
+    if foreign or {"m", "M"} & {getattr(dtype, "kind", "") for dtype in dtypes}:
         real_numbers(X, "X")
     try:
         yield

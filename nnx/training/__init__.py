@@ -1,1 +1,1 @@
-"""Training: one step, recorded and replayed, and the loop of epochs around it."""
+"""Training: one step, which is recorded and replayed, the loop of epochs around it, and evaluation."""

@@ -1,8 +1,9 @@
-"""Agreement test: does a replayed step do what the eager one did?
+"""Agreement test: does the replayed step do the same as the eager one?
 
-Two ways to add up the same numbers differ by rounding, and where a gradient is itself no more than rounding, as behind
-a saturated tanh, so may the direction in which Adam moves. So a step that ends elsewhere is looked at again: what
-rounding can do to each gradient is measured, by the recorded operations with each result off by a rounding.
+Two ways to add up the same numbers differ by rounding errors. Where a gradient consists of nothing else, as behind a
+saturated tanh, Adam may even move in another direction. So if a replayed step ends elsewhere than the eager one, the
+effect of rounding on each gradient is measured, by running the recorded operations with each result off by a rounding
+error, and only that much difference is allowed.
 """
 
 from __future__ import annotations
@@ -20,23 +21,25 @@ from nnx.training.step import TrainingStep
 
 State = tuple[Any, Any, Any]  # as `TrainingStep.state` returns it
 
-# How far a replayed step may be from the eager one at first sight: relative error of the loss, and the distance of the
-# parameters (and, later, of each gradient) relative to the way they went. Another computation is far above.
+# How far a replayed step may be from the eager one without a closer look: the relative error of the loss, and the
+# distance of the parameters (and, later, of each gradient) relative to how far they moved. A step that computes
+# something else is far above both.
 LOSS_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 PATH_TOLERANCE = 0.02
 EPSILON = {name: float(np.finfo(name).eps) for name in LOSS_TOLERANCE}
-MARGIN = 10  # by how much rounding may do more than was measured
-TRIALS = 4  # how often it is measured, where once is not enough: a number near a kink falls to either side
+MARGIN = 10  # rounding may have so many times the effect that was measured
+TRIALS = 4  # how often it is measured, if once is not enough: a number near a kink may fall to either side of it
 
 
 def check_agreement(
     step: TrainingStep, recorder: Recorder, before: State, eager: State, eager_loss: float, part: bool = False
 ) -> None:
-    """Refuse a replay that does not do what the eager step did. The step stands where the replay ended.
+    """Raise NotReplayable if the replayed step, just run, did not do the same as the eager step.
 
     Args:
-        recorder: what noted the eager step. before: where both began. eager: where the eager step ended.
-        eager_loss: and with which loss. part: whether the step updates nothing, see `TrainingStep.step`.
+        step: in the state in which the replay ended. recorder: holds the operations of the eager step.
+        before: the state from which both began. eager, eager_loss: state and loss in which the eager step ended.
+        part: whether the step updates no parameters, see `TrainingStep.step`.
     """
     start, wanted, got = (kept(step, state) for state in (before, eager, step.state()))
     tolerance = LOSS_TOLERANCE[step.flat.dtype]
@@ -53,10 +56,9 @@ def check_agreement(
 
 
 def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) -> bool:
-    """Tell whether two steps from the same start ended at the same place, but for the rounding of where that is.
+    """Return whether two steps from the same start ended at the same place, up to rounding.
 
-    Parameters, moments, statistics and all else that is kept are compared one after the other: some are often much
-    smaller.
+    Parameters, moments, statistics and all other parts are compared one by one, since their sizes differ widely.
     """
     size_of_all, beyond = step.flat.size, 3 * step.flat.size + step.flat.statistics.shape[0]
     ends = [*(size_of_all * part for part in range(4)), *range(beyond, len(a), size_of_all), len(a)]
@@ -69,10 +71,10 @@ def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) ->
 
 
 def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eager: State, part: bool) -> bool:
-    """Tell whether rounding explains why the replay, where the step stands, is not where the eager step ended.
+    """Return whether rounding explains why the replay ended elsewhere than the eager step.
 
-    Three things must hold: the eager step did no more than its operations; the replay moved the parameters as its own
-    gradients say; and these are the eager step's, but for what rounding makes of them.
+    Three things must hold: the eager step did nothing but its recorded operations; the replay moved the parameters as
+    its own gradients say; and these gradients are those of the eager step up to rounding.
     """
     flat, start = step.flat, kept(step, before)
     got, gradients, statistics = kept(step, step.state()), step.copy_of(flat.gradients), step.copy_of(flat.statistics)
@@ -81,7 +83,7 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
     step.restore(before)
     flat.gradients[...], flat.statistics[...] = gradients, statistics
     if step.accumulating and not part:
-        flat.held[...] = 0  # the gradients hold it
+        flat.held[...] = 0  # its contents are in the gradients
     step.move(recorder.by, part)
     if not near(got, kept(step, step.state()), start, step):
         return False
@@ -108,7 +110,7 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
 
 
 def kept(step: TrainingStep, state: State) -> np.ndarray:
-    """Return all that is kept of parameters in float64."""
+    """Return in float64 all of a state that belongs to the parameters."""
     return np.concatenate([numbers(step, part) for part in (state[0], state[2])])
 
 
@@ -118,15 +120,15 @@ def numbers(step: TrainingStep, a: Any) -> np.ndarray:
 
 
 def gradients_of(step: TrainingStep) -> list[np.ndarray]:
-    """Return the gradient of each parameter, and each statistic."""
+    """Return the gradient of each parameter, and the value of each statistic."""
     return [numbers(step, a) for a in step.flat.views(step.flat.gradients) + step.flat.statistic_views()]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return how far two arrays are from each other."""
+    """Return the Euclidean distance of two arrays."""
     return length((a - b).reshape(-1))
 
 
 def length(a: np.ndarray) -> float:
-    """Return the norm of a flat array, without all that NumPy's has to ask about first."""
+    """Return the norm of a flat array; faster than NumPy's function, which checks more."""
     return sqrt(a @ a)

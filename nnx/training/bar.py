@@ -1,4 +1,4 @@
-"""The bar of a fit, which fits any terminal: first what tells how long it takes, then the values, below if need be."""
+"""The progress bar of a fit for any width of terminal: epoch, bar and time left, then the values, if need be below."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ GAP = 2  # columns between two values
 
 
 class Shown(Progress):
-    """Epoch, bar and time left, and beside them the values, where a line has room for all; else in lines below.
+    """Epoch, bar and time left, with the values beside them if one line has room for all, else in lines below.
 
     Attributes:
-        values: names with their values, none of which is cut in two that a line has room for.
+        values: "name value" texts; one that fits into a line is never broken.
     """
 
     def __init__(self, total: int, done: int) -> None:
         self.values: list[str] = []
-        self._below = False  # once they are: what jumps to and fro cannot be read
+        self._below = False  # once True it stays: values that jump up and down cannot be read
         self._length = BarColumn(bar_width=LONGEST)
         whole = Column(no_wrap=True)
         super().__init__(
@@ -34,15 +34,15 @@ class Shown(Progress):
         self.add_task("", total=total, completed=done)
 
     def clear(self) -> None:
-        """Show no values any more."""
+        """Remove the values."""
         self.values, self._below = [], False
 
     def move(self, done: float | None, draw: bool) -> None:
-        """Say how many epochs are done, and whether to draw that now."""
+        """Set how many epochs are done, and, if `draw`, show it now."""
         self.update(self.task_ids[0], completed=done, refresh=draw)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield what is drawn, line by line."""
+        """Yield what rich draws, line by line."""
         if not self.tasks:  # rich asks before it has a console
             return
         width = self.console.width
@@ -64,7 +64,7 @@ class Shown(Progress):
 
 
 def packed(words: Sequence[str], width: int) -> Iterator[str]:
-    """Yield lines of so many columns; a word stays whole, unless it is longer than a line."""
+    """Yield lines of at most `width` columns; a word is broken only if it is longer than a line."""
     line = ""
     for word in words:
         if line and cell_len(line) + GAP + cell_len(word) > width:

@@ -1,8 +1,8 @@
 """Mini-batches of a fit, from samples that are all on the device.
 
-A step gathers its rows from arrays on the device, by an order and a cursor that are there too (`Feed`). Where samples
-are streamed, or read, it does so as well (streamed_batches.py, read_batches.py); what differs is what stands in those
-arrays, and in which order.
+A step gathers its rows from arrays on the device, using an order of rows and a cursor that are arrays there too
+(`Feed`). It does the same for samples that are streamed to the device (streamed_batches.py) or read while training
+(read_batches.py); only the contents of these arrays, and the order, differ.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ from nnx.training.step import HISTORY, Feed
 from nnx.training.trainer import Trainer
 
 Array = Any
-ORDER = 1 << 17  # rows of shuffled order drawn at a time, or one epoch's
+ORDER = 1 << 17  # rows whose shuffled order is drawn at a time; always at least those of one epoch
 
 
 class Batches:
-    """The batches of epochs, from samples that are all on the device.
+    """The batches of a fit, from samples that are all on the device.
 
     The order of their rows is drawn on the host, for a block of epochs at a time.
 
     Args:
-        step: what takes them. x, y: inputs and prepared targets, NumPy arrays. sizes: rows of each step of an epoch.
-        each_epoch: whether a block must be a single epoch. factors: what samples count; None: all alike.
+        step: the trainer that takes the batches. x, y: inputs and prepared targets, NumPy arrays. sizes: the number of
+            rows of each step of an epoch. shuffle: whether to draw an order for each epoch. each_epoch: whether a block
+            must be a single epoch. factors: of the samples (nnx/weights.py); None: all count alike.
 
     Attributes:
-        feeds: what steps take their rows from: one feed of the full size, and one for what an epoch ends with.
-        epochs: of a block. end: the first epoch that is not wanted any more. reason: why samples are streamed, or None.
+        feeds: where steps take their rows from: a feed of the full batch size, and one for an epoch's smaller last
+            batch, if there is one.
+        epochs: the number of epochs in a block. end: the number of the last epoch of the fit, plus 1.
+        reason: why samples are streamed, or None.
     """
 
     feeds: list[Feed]
@@ -52,7 +55,7 @@ class Batches:
         self._order: Array = None
         self.epochs = 1 if each_epoch else HISTORY
         if len(sizes) > 1:  # a single batch needs no order: its gradient is a sum over all rows
-            # Of factors there is one a row, so those of two epochs cannot be there together.
+            # There is one factor for each row, so the array can hold those of one epoch only.
             self.epochs = 1 if each_epoch or factors is not None else max(1, ORDER // len(x))
             self._order = self._backend.zeros(max(1, self.epochs * self._taken), "int64")
         if factors is not None:
@@ -81,12 +84,12 @@ class Batches:
 
     @property
     def steps(self) -> float:
-        """How many steps an epoch has."""
+        """The number of steps in an epoch."""
         return len(self._of_steps)
 
     @property
     def expected(self) -> float:
-        """How many steps an epoch may have, for those who wait; inf: nobody knows."""
+        """The expected number of steps in an epoch, for showing progress; inf: it is not known."""
         return self.steps
 
     def _feeds(self) -> list[Feed]:
@@ -102,10 +105,10 @@ class Batches:
         return feeds
 
     def block(self, first: int, epochs: int) -> Iterator[tuple[Feed, int]]:
-        """Yield what the steps of some epochs take, in order: a feed, and how many steps may take it at once.
+        """Yield, for the steps of some epochs in order, a feed and the number of steps that can run on it in one call.
 
         Args:
-            first: the number of the first of them.
+            first: the number of the first epoch. epochs: how many there are.
         """
         self.begin(first, epochs)
         done = 0
@@ -117,14 +120,14 @@ class Batches:
                 done += ready
 
     def _runs(self, epochs: int) -> list[tuple[Feed, int]]:
-        """Return the steps of some epochs, as many of one size as come together."""
+        """Return the steps of some epochs as (feed, steps), neighbouring steps of one size together."""
         steps = len(self.sizes)
         if len(self.feeds) == 1:
             return [(self.feeds[0], epochs * steps)]
         return epochs * [(self.feeds[0], steps - 1), (self.feeds[1], 1)]
 
     def begin(self, first: int, epochs: int) -> None:
-        """Be ready for the first step of some epochs."""
+        """Prepare the order of rows for some epochs, and go to their first step."""
         if self._order is None:
             return
         order = np.concatenate([self._drawn(epoch) for epoch in range(first, first + epochs)])
@@ -134,17 +137,17 @@ class Batches:
         self._counters[CURSOR] = 0
 
     def _ready(self, step: int) -> int:
-        """Be ready for a step of the block; return for how many from there on."""
+        """Prepare a step of the block; return how many steps from there on are ready."""
         return HISTORY
 
     def fetch(self) -> None:
-        """Do what there is to do on the host while the device computes."""
+        """Do the host's work that can be done while the device computes: here nothing."""
 
     def close(self) -> None:
-        """End what goes on beside the steps."""
+        """End work that goes on beside the steps: here nothing."""
 
     def shares(self, epoch: int) -> np.ndarray:
-        """Return what each step of an epoch counts in its mean: its rows, or the sum of its batch's weights."""
+        """Return the weight of each step in an epoch's mean: its number of rows, or the sum of its batch's weights."""
         if self._factors is None:
             return self.sizes
         if len(self.sizes) == 1:
@@ -153,12 +156,12 @@ class Batches:
         return self._factors.shares.pop(epoch)
 
     def scale(self, epoch: int, batch: int) -> float:
-        """Return what makes means of a part's own rows of its loss and hits: these are shares in its batch's."""
+        """Return the factor from a part's loss and hits, which are shares of its batch's, to the part's own means."""
         factors = self._factors
         return 1.0 if factors is None or len(self.sizes) == 1 else float(factors.scales[epoch][batch])
 
     def total(self, shares: np.ndarray) -> float:
-        """Return what all samples of an epoch count, from its shares."""
+        """Return the weight of all samples of an epoch together, from its `shares`."""
         return float(self._rows if self._factors is None else shares[self._factors.last].sum())
 
     def _drawn(self, epoch: int) -> np.ndarray:
@@ -174,7 +177,7 @@ class Batches:
 
 
 def own_places(shares: Shares, sizes: np.ndarray) -> np.ndarray:
-    """Return which places of an epoch's order are this process's, in the order in which it takes them."""
+    """Return the indices into an epoch's order that this process takes, in the order in which it takes them."""
     first = (np.cumsum(sizes) - sizes).astype(np.int64)
     own = {size: shares.rows(int(size)) for size in (sizes[0], sizes[-1])}
     return np.concatenate([begin + own[size] for begin, size in zip(first, sizes, strict=True)])
@@ -186,10 +189,10 @@ def taken_of(shares: Shares | None, batch: int) -> int:
 
 
 def most_taken(shares: Shares | None, sizes: np.ndarray) -> int:
-    """Return how many rows of a batch this process takes at most: of a small last one it may have one more."""
+    """Return the most rows that this process takes of a batch; of a smaller last batch it may take one more."""
     return max(taken_of(shares, int(size)) for size in (sizes[0], sizes[-1]))
 
 
 def feed_of(batch: list[Array], source: tuple[Array, ...] | None = None) -> Feed:
-    """Return a feed from (inputs, targets, and factors where samples count differently)."""
+    """Return a feed made of the arrays (inputs, targets) or (inputs, targets, factors)."""
     return Feed(batch[0], batch[1], source, factors=batch[2] if len(batch) > 2 else None)

@@ -1,8 +1,9 @@
-"""Fits side by side: what one has to itself, and what it shares with those of other models (many.py).
+"""Fits that run side by side: what differs between a fit alone and one of several in threads (many.py).
 
-Python runs one thread at a time, whoever has the interpreter's lock. Recorded steps let go of it, but fits that hand it
-to and fro for calls shorter than waking a thread takes lose more by that than they gain. So fits side by side have a
-turn: the one that has it runs, and lets others have it for as long as a native call takes that is worth it.
+Python's interpreter runs one thread at a time, the one that holds its lock. Recorded steps release the lock; but if
+several fits did so for calls shorter than it takes to wake a thread, they would lose more time than they gain. So fits
+side by side take turns: only the one whose turn it is runs, and it passes the turn on during native calls that are long
+enough.
 """
 
 from __future__ import annotations
@@ -16,39 +17,39 @@ from nnx.backends.threads import blas_alone
 from nnx.training import progress
 from nnx.training.interrupt import Interrupt
 
-WORTH = 1e-3  # seconds: twenty times what it takes to wake a thread up
-LARGE = 1 << 18  # multiply-adds for which OpenBLAS takes several threads
+WORTH = 1e-3  # seconds from which a native call is long enough: twenty times what it takes to wake a thread
+LARGE = 1 << 18  # multiply-adds from which OpenBLAS uses several threads
 
 
 class Alone:
-    """A fit by itself: nothing is shared."""
+    """A fit that runs alone and shares nothing."""
 
     def interrupt(self) -> Interrupt:
-        """Return what tells whether it is to end."""
+        """Return the interrupt that tells the fit to end."""
         return Interrupt()
 
     def progress(self, verbose: Any, epochs: int, first_epoch: int) -> progress.Progress:
-        """Return what it tells how far it is."""
+        """Return the object to which the fit reports its progress."""
         return progress.make(verbose, epochs, first_epoch)
 
     def recording(self, products: int) -> AbstractContextManager[None]:
-        """Return a context in which a step of so many multiply-adds or fewer is recorded."""
+        """Return a context for recording a step whose largest product has so many multiply-adds."""
         return nullcontext()
 
     @contextmanager
     def letting_go(self, seconds: float) -> Iterator[None]:
-        """Let others go on meanwhile, in a native call of about so many seconds."""
+        """Return a context for a native call of about so many seconds, during which other fits may run."""
         yield
 
 
 class Beside(Alone):
-    """One of several fits, each in a thread of its own. Their turn is taken before a fit begins.
+    """One of several fits, each in a thread of its own. The thread takes the turn before its fit begins.
 
     Args:
-        asked: the interrupt that ends them all.
+        turn: the lock held by the fit whose turn it is. asked: the interrupt that ends all fits.
 
     Attributes:
-        told: how far it is; None before it begins.
+        told: the progress that the fit has reported; None before it begins.
     """
 
     def __init__(self, turn: Lock, asked: Interrupt) -> None:
@@ -56,21 +57,21 @@ class Beside(Alone):
         self.told: Told | None = None
 
     def interrupt(self) -> Interrupt:
-        """Return what tells whether they are to end."""
+        """Return an interrupt that follows the one of all fits."""
         return Heard(self._asked)
 
     def progress(self, verbose: Any, epochs: int, first_epoch: int) -> progress.Progress:
-        """Return what keeps how far it is, for the thread that shows it."""
+        """Return an object that keeps the reported progress for the thread that shows it."""
         self.told = Told(epochs, first_epoch)
         return self.told
 
     def recording(self, products: int) -> AbstractContextManager[None]:
-        """Leave the other cores to the others: BLAS takes several for large products."""
+        """Return a context in which BLAS uses one thread for large products, and leaves the other cores to others."""
         return blas_alone() if products > LARGE else nullcontext()
 
     @contextmanager
     def letting_go(self, seconds: float) -> Iterator[None]:
-        """Let the others have the turn meanwhile, if that is worth it."""
+        """Return a context in which the turn is passed on, if the call is long enough."""
         if seconds < WORTH:
             yield
             return
@@ -82,10 +83,10 @@ class Beside(Alone):
 
 
 class Told(progress.Progress):
-    """What a fit tells of its progress.
+    """The progress that a fit has reported; another thread shows it.
 
     Attributes:
-        done: epochs, with parts of one. logs: the values of the last one.
+        done: epochs, fractions included. logs: the values of the last epoch.
     """
 
     def __init__(self, epochs: int, first_epoch: int) -> None:
@@ -93,27 +94,27 @@ class Told(progress.Progress):
         self.done, self.logs = 0.0, dict[str, float]()
 
     def advance(self, epochs: float) -> None:
-        """Note it."""
+        """Add to the epochs done."""
         self.done += epochs
 
     def log(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Keep them."""
+        """Keep an epoch's values."""
         self.logs = dict(logs)
 
 
 class Heard(Interrupt):
-    """What another thread's interrupt is told: signals come to the main thread alone."""
+    """An interrupt that follows the one of the main thread, the only thread to which Python delivers signals."""
 
     def __init__(self, by: Interrupt) -> None:
         self._by = by
 
     @property
     def asked(self) -> bool:  # type: ignore[override]
-        """Whether the other was asked."""
+        """Whether the main thread's interrupt was asked to end the work."""
         return self._by.asked
 
     def begin(self) -> None:
-        """Leave listening to the other."""
+        """Do nothing: the main thread listens for signals."""
 
     def end(self) -> None:
-        """Likewise."""
+        """Do nothing: the main thread listens for signals."""

@@ -1,4 +1,4 @@
-"""Conversion of rows that come from disk or in batches: checked before they reach a step, place named in errors."""
+"""Conversion of rows that come from disk or in batches to the form that steps take; errors name a row's place."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from nnx.errors import InputError
 if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
-Where = Callable[..., str]  # of a row's number and, for its target 1, for its weight 2
+Where = Callable[..., str]  # where(row, part) names the place of a row's inputs (part 0), target (1) or weight (2)
 
 
 class Converter:
-    """Makes rows ready for steps: finite inputs in the model's type, and targets as the loss wants them.
+    """Checks rows and converts them for steps: finite inputs in the model's type, targets as the loss takes them.
 
-    It is made by the thread that trains, and called by the one that reads.
+    The thread that trains makes it; the thread that reads calls it.
 
     Args:
-        who: the call, for messages. class_weight: a weight for each class. weighted: whether weights come along.
+        model: the model that takes the rows. who: the call, for messages. class_weight: a weight for each class.
+        weighted: whether each row comes with a weight.
     """
 
     def __init__(self, model: Trainable, who: str, class_weight: Any = None, weighted: bool = False) -> None:
         self._who, self._model = who, model
         self.loss, self.dtype = model.loss, model.dtype
         self._n_outputs = model.n_outputs
-        self.unseen = False  # whether the next inputs are the first, by which is told whether their numbers stay apart
+        self.unseen = False  # whether the next inputs are the first, which are checked for variation lost by casting
         ignoring = getattr(self.loss, "ignore_index", None) is not None
         self.weighted = ignoring
         self.weigh(class_weight, weighted)
 
     def weigh(self, class_weight: Any, weighted: bool) -> None:
-        """Let samples count by their classes too, and weights come along."""
+        """Set the class weights, and whether each row comes with a weight."""
         self._classes: Any = class_weight
         self.weighted = self.weighted or weighted or class_weight is not None
 
     def inputs(self, x: Any, where: Where) -> np.ndarray:
-        """Return inputs [N, I], finite."""
+        """Return inputs [N, I] in the model's type; raise InputError if one is not finite."""
         place = f"{self._who}: {where(0)}"
         given, a = self._model._shaped(x, place, place)
-        if given.dtype.kind == "f" and not np.isfinite(a).all():  # whole numbers are finite
+        if given.dtype.kind == "f" and not np.isfinite(a).all():  # integers are always finite
             row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
             value = given[row, column]
             what = "expected finite numbers; drop or fill it first"
@@ -60,7 +61,7 @@ class Converter:
         return np.ascontiguousarray(a)
 
     def targets(self, y: Any, x: np.ndarray, where: Where) -> np.ndarray:
-        """Return targets: int64 [N], or of the model's type; distributions stay such, if all are one-hot too."""
+        """Return targets: int64 [N], or numbers in the model's type; distributions stay so, even if all are one-hot."""
         given = targets.given(self._model._from_device(y), f"{self._who}: {where(0, 1)}")
         if not given.shape or len(given) != len(x):
             raise InputError(
@@ -83,7 +84,7 @@ class Converter:
         return target
 
     def _first_refused(self, given: np.ndarray, error: InputError) -> tuple[int, str]:
-        """Return the first row that the loss refuses, and why."""
+        """Return the number of the first row that the loss refuses, and the reason."""
         good, bad = 0, len(given)
         while bad - good > 1:
             middle = (good + bad) // 2
@@ -100,7 +101,7 @@ class Converter:
         return good, re.sub(r" at \[0, (\d+)\]", r" in column \1", reason)
 
     def weights(self, given: Any, y: Any, target: np.ndarray, where: Where) -> np.ndarray:
-        """Return what each sample counts, float64 [N]."""
+        """Return the weight of each sample, float64 [N]."""
         weights = np.ones(len(target))
         if given is not None:
             a = real_numbers(self._model._from_device(given), f"{self._who}: {where(0, 2)}")
@@ -128,7 +129,7 @@ class Converter:
         return weights if counted is None else weights * counted
 
     def _counted(self, y: Any) -> np.ndarray | None:
-        """Return 0 for samples that the loss ignores, 1 for others; None where all count."""
+        """Return 0 for samples that the loss ignores, 1 for others; None if all count."""
         counted: np.ndarray | None = self.loss.counted(self._model._from_device(y))
         return counted
 
@@ -141,18 +142,18 @@ class Converter:
         return np.array([checks.real(self._classes[c], f"{what}[{c}]") if c in self._classes else nan for c in classes])
 
     def apart(self, x: np.ndarray, y: Any, weights: Any, where: Where) -> tuple[np.ndarray, np.ndarray]:
-        """Return targets, and what their samples count, of rows whose inputs were not read: x has no columns."""
+        """Return targets and weights of rows whose inputs were not read: x has no columns."""
         target = self.targets(y, x, where)
         return target, self.weights(weights, y, target, where)
 
     def class_counts(self, x: np.ndarray, y: Any, where: Where) -> np.ndarray:
-        """Return how many rows of each class there are, of those that the loss does not ignore; as `apart`."""
+        """Return the number of rows of each class, without those that the loss ignores; arguments as for `apart`."""
         target = self.targets(y, x, where)
         labels, classes = self._model._classes(target, self._who, self._n_outputs)
         return np.bincount(labels, self._counted(y), minlength=len(classes))
 
     def all(self, x: Any, y: Any, weights: Any, where: Where) -> list[np.ndarray]:
-        """Return inputs, targets and, where samples are weighted, weights."""
+        """Return inputs, targets and, if samples are weighted, weights."""
         inputs = self.inputs(x, where)
         target = self.targets(y, inputs, where)
         return [inputs, target, *([self.weights(weights, y, target, where)] if self.weighted else [])]

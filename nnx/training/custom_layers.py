@@ -1,9 +1,10 @@
-"""State of custom layers, losses and optimizers that a recording would miss: counters, random draws, edited inputs.
+"""State of user-defined parts that a recording would miss: counters, random draws, changed inputs.
 
-Recording runs a step that does not count, so whatever such a part keeps for itself is put back afterwards. And where
-one of its numbers changed, the recording would hold the old one fast: then the step cannot be replayed. Numbers that
-did not change are held fast too, so they are compared before each replay (`Held`). Both goes for the variables around
-its methods too, and for parts of nnx's own that got a method of the user's.
+Parts are layers, losses and optimizers. Recording runs a step that does not count, so a part's own attributes are
+restored afterwards. If the step changed one of them, it cannot be replayed, because the recording would repeat the old
+value. Attributes that did not change are contained in the recording too, so they are compared before each replay
+(`Held`). The same holds for the variables around the part's methods, and for nnx's own parts with a user-defined
+method.
 """
 
 from __future__ import annotations
@@ -26,24 +27,29 @@ from nnx.layers import Layer
 from nnx.settings import Assignable, is_own, package, replaced, users
 
 PLAIN = (int, float, complex, str, bytes, np.generic, type(None))
-NAMESPACES = ("types", "argparse")  # whose objects hold a user's numbers, as those of the user's own classes do
+NAMESPACES = ("types", "argparse")  # modules whose objects, such as SimpleNamespace, hold a user's values
+
+
+def is_custom(part: Assignable) -> bool:
+    """Tell whether nnx did not define a part, or not as it is now."""
+    return not is_own(type(part)) or replaced(part)
 
 
 class CustomParts:
-    """Remembers the parts that nnx did not define, or not as they are now, and the inputs of the step.
+    """The state, before a step, of the user-defined and modified parts and of the step's inputs.
 
     Attributes:
-        any: whether there are any.
+        any: whether there are such parts.
     """
 
     def __init__(self, parts: Sequence[Assignable], inputs: Any, xp: Any) -> None:
-        self._kept = [Kept(part) for part in parts if not is_own(type(part)) or replaced(part)]
+        self._kept = [Kept(part) for part in parts if is_custom(part)]
         self.any, self._inputs, self._xp = bool(self._kept), inputs, xp
         self._copy = xp.asarray(inputs, copy=True) if self._kept else None
         self._draws = draws() if self._kept else None
 
     def check(self) -> None:
-        """Raise NotReplayable if a part counted, drew, or changed another number of its own."""
+        """Raise NotReplayable if a part counted, drew random numbers, or changed another of its attributes."""
         for kept in self._kept:
             kept.check()
         if self._have_drawn():
@@ -62,15 +68,15 @@ class CustomParts:
             self._inputs[...] = self._copy
 
     def held(self) -> Held | None:
-        """Return what a recording of the step holds fast of these parts; to be called once they are put back."""
+        """Return the values of these parts that a recording contains; to be called after `restore`."""
         return Held([(kept.part, kept.touched) for kept in self._kept]) if self._kept else None
 
 
 class Kept:
-    """A part's own attributes as they were: without its parameters and its workspace.
+    """A part's own attributes as they were before a step, without its parameters and its workspace.
 
     Attributes:
-        touched: names that the step set, so that they hold nothing that somebody else could set.
+        touched: names of attributes that the step itself sets, so that it does not matter what others set them to.
     """
 
     def __init__(self, part: Assignable) -> None:
@@ -78,15 +84,15 @@ class Kept:
         self._values = {name: value for name, value in vars(part).items() if name not in part._runtime}
         self._copies: dict[str, Any] = {}
         for name, value in self._values.items():
-            if getattr(value, "__self__", None) is part:  # a copy of its own method would be another part's
+            if getattr(value, "__self__", None) is part:  # a copy of the part's method would belong to another part
                 continue
-            with suppress(Exception):  # a lock or an open file cannot be copied; it is left as it is
+            with suppress(Exception):  # a lock or an open file cannot be copied; it is left alone
                 self._copies[name] = copy.deepcopy(value)
         self._frozen = {name: frozen(value) for name, value in self._values.items()}
         self._methods = methods(type(part))
 
     def check(self) -> None:
-        """Raise NotReplayable if a number changed."""
+        """Raise NotReplayable if an attribute changed."""
         for name, value in vars(self.part).items():
             if name in self.part._runtime:
                 continue
@@ -99,9 +105,9 @@ class Kept:
             raise NotReplayable(f"{self.part} changes variables around its methods from step to step")
 
     def restore(self) -> None:
-        """Put back what the step changed; what others may share with the part stays the same object."""
+        """Undo what the step changed; objects that others may share with the part keep their identity."""
         attributes = self.part.__dict__
-        for name in attributes.keys() - self._values.keys() - set(self.part._runtime):  # made by the step
+        for name in attributes.keys() - self._values.keys() - set(self.part._runtime):  # the step made them
             del attributes[name]
         for name, value in self._values.items():
             same = frozen(value) == self._frozen[name] == frozen(self._copies.get(name, value))
@@ -109,14 +115,14 @@ class Kept:
 
 
 def draws() -> tuple[Any, Any]:
-    """Return where the random numbers stand that all of a process share: Python's and NumPy's."""
-    import random  # here, because it brings much along
+    """Return the states of the process-wide random number generators of Python and NumPy."""
+    import random  # here, because it imports many other modules
 
     return random.getstate(), np.random.get_state()  # noqa: NPY002
 
 
 def put_back(python: Any, numpy: Any) -> None:
-    """Let the shared random numbers go on from there."""
+    """Set the states of the process-wide random number generators of Python and NumPy."""
     import random
 
     random.setstate(python)
@@ -124,10 +130,10 @@ def put_back(python: Any, numpy: Any) -> None:
 
 
 class Held:
-    """What recordings hold fast of parts that nnx did not define: their numbers, and their methods.
+    """The values of user-defined parts that a recording contains: their attributes and their methods.
 
     Args:
-        parts: each with the names that a step sets.
+        parts: each with the names of attributes that a step sets.
     """
 
     def __init__(self, parts: Sequence[tuple[Assignable, set[str]]]) -> None:
@@ -135,7 +141,7 @@ class Held:
         self._numbers = self._read()
 
     def changed(self) -> bool:
-        """Tell whether any is another one now."""
+        """Return whether any of them has changed since."""
         return self._read() != self._numbers
 
     def _read(self) -> list[Any]:
@@ -143,12 +149,12 @@ class Held:
 
 
 class Unknown:
-    """Stands for a value that changes when it is read, such as an iterator: never equal, so taken to have changed."""
+    """Stands for a value that changes when it is read, such as an iterator: never equal, so it counts as changed."""
 
 
 @dataclass(frozen=True)
 class Same:
-    """A value that is compared by what it is, not by what it holds."""
+    """A value that is compared by identity, not by its contents."""
 
     value: Any
 
@@ -165,12 +171,12 @@ def attributes(part: Any, skip: set[str], seen: set[int] | None = None, home: st
 
 
 def slotted(kind: type) -> list[str]:
-    """Return the names of the attributes that a class keeps in slots."""
+    """Return the names of a class's attributes in slots."""
     return [name for name, value in vars(kind).items() if isinstance(value, types.MemberDescriptorType)]
 
 
 def methods(kind: type) -> list[dict[str, Any]]:
-    """Return what a class has of the user's own, in a form that can be compared."""
+    """Return the user-defined attributes and methods of a class, in a form that can be compared."""
     return [
         {
             name: frozen(value)
@@ -183,11 +189,11 @@ def methods(kind: type) -> list[dict[str, Any]]:
 
 
 def frozen(value: Any, seen: set[int] | None = None, home: str = "") -> Any:
-    """Return a value in a form that can be compared, and that does not change with it.
+    """Return a value in a form that can be compared later and does not change when the value does.
 
     Args:
-        seen: the ids of what was met already, so that circles end, and nothing is read twice.
-        home: the package of the function that reads it: what others define is looked at no further.
+        value: anything. seen: the ids of objects already visited, so that cycles end and nothing is read twice.
+        home: the package of the function that reads it; objects defined elsewhere are not looked into.
     """
     if isinstance(value, PLAIN):
         return value
@@ -227,9 +233,9 @@ def frozen(value: Any, seen: set[int] | None = None, home: str = "") -> Any:
 
 
 def around(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Yield the variables that a function has from around it, by name: of other functions, and of modules."""
+    """Yield name and value of the variables that a function uses from outside: closure and module variables."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with suppress(ValueError):  # it has no value yet
+        with suppress(ValueError):  # the variable has no value yet
             if name != "__class__":
                 yield name, cell.cell_contents
     variables, fields = names(function.__code__)
@@ -242,7 +248,7 @@ def around(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 @lru_cache(1024)
 def names(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names that code, and the functions defined in it, look up in their module, and in anything else."""
+    """Return two sets of names that code, with the functions defined in it, looks up: globals, and all names."""
     within = [names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     own = frozenset(i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
     return own.union(*(own for own, _ in within)), frozenset(code.co_names).union(*(fields for _, fields in within))

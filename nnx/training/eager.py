@@ -1,4 +1,4 @@
-"""Eager steps: run layer by layer, as written, where no recording can be replayed."""
+"""Eager steps: run layer by layer, as written, for networks whose steps cannot be replayed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nnx.training.stepwise import WithoutPenalties
 
 
 class Eager:
-    """Runs a step layer by layer, as written.
+    """Runs steps layer by layer, as written.
 
     Attributes:
-        reason: why it is not replayed.
+        reason: why steps are not replayed.
     """
 
     native = False
@@ -27,7 +27,7 @@ class Eager:
         self._trainer, self._feed, self.reason, self._part = proxy(trainer), feed, reason, part
 
     def run(self, steps: int) -> None:
-        """Run `steps` steps. An optimizer of the user's own may read and set its numbers in each of them."""
+        """Run `steps` steps. A user-defined optimizer may read and set its numbers in each of them."""
         trainer, own = self._trainer, written(self._trainer.optimizer, "update") and not self._part
         for step in range(steps):
             if own and step:

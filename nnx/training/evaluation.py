@@ -1,4 +1,4 @@
-"""Evaluation on samples that are not trained on: the mean loss, and the share of right outputs."""
+"""Evaluation: the mean loss of samples in memory, and the metrics."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 Array = Any
-LEAST = float(np.finfo(np.float64).tiny)  # of a probability, so that its logarithm is a number
-PART = 250  # of a standard deviation: how near a number must be to count as right (chapter 17)
+LEAST = float(np.finfo(np.float64).tiny)  # the smallest probability whose logarithm is taken
+PART = 250  # a regression's output is right within 1 / 250 of the targets' standard deviation (chapter 17)
 
 
 def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Return how near a regression's output must be to count as right (chapter 17); y [N, O], weights [N]."""
+    """Return how near to its target a regression's output must be to be right (chapter 17); y [N, O], weights [N]."""
     with np.errstate(all="ignore"):
         if weights is None:
             return float(np.std(y, dtype=np.float64)) / PART  # float32 overflows from 2e19 on
@@ -33,12 +33,17 @@ def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
 def scores_of(
     model: Trainable, given: Arrays, rows: int, comm: Communicator, inference: Predictor | None = None
 ) -> dict[str, float]:
-    """Return what `Sequential.scores` does of arrays in memory, `rows` at a time; `inference`: instead of its own."""
+    """Return the loss and the metrics of arrays in memory, by name, as `Sequential.scores` does.
+
+    Args:
+        given: inputs, targets and weights. rows: how many to take at a time. comm: the processes that share the work.
+        inference: makes the outputs; None: the model does.
+    """
     if given.y is None:
         raise no_targets("evaluate", given.x)
     how = model.scoring() if inference is None else Scoring(inference, model.loss, model.metrics)
     tolerance = model._compiled("evaluate").tolerance
-    if given.weights is None and comm.size == 1:  # of several processes all must take the same way
+    if given.weights is None and comm.size == 1:  # not with several processes, which must all take the same path
         scores = how.as_given(given.x, given.y, rows, tolerance)
         if scores is not None:
             return scores
@@ -58,7 +63,7 @@ def scores_of(
 
 
 def probabilities(loss: Loss, outputs: np.ndarray) -> np.ndarray:
-    """Return outputs as they are, or of logits the probabilities, in float64."""
+    """Return the outputs; if the loss takes logits, the probabilities for them in float64."""
     if not isinstance(loss, FusedLoss):
         return outputs
     logits = outputs.astype(np.float64)
@@ -70,7 +75,7 @@ def probabilities(loss: Loss, outputs: np.ndarray) -> np.ndarray:
 
 
 def logits(loss: Loss, shares: np.ndarray) -> np.ndarray:
-    """Return probabilities as they are, or where the loss takes logits such as give these probabilities, in float64."""
+    """Return the probabilities; if the loss takes logits, logits that give these probabilities, in float64."""
     if not isinstance(loss, FusedLoss):
         return shares
     likely = np.log(np.maximum(shares, LEAST))

@@ -1,4 +1,4 @@
-"""Factors of samples that count differently: in a batch, by weights, and on average 1."""
+"""Factors of weighted samples, by which their losses are multiplied; in each batch they are 1 on average."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from nnx import weights as weighting
 
 
 class Factors:
-    """What each sample counts in its batch, on average 1: its weight by the mean weight there (nnx/weights.py).
+    """The factor of each sample: its weight divided by the mean weight of its batch (nnx/weights.py).
 
-    A row is in one batch an epoch, so its factor is a number that is gathered along with it. Where a batch comes in
-    several parts, each of which takes the mean over its own rows, the part's share of all rows is in the factors.
+    A row is in one batch of an epoch, so it has one factor, which is gathered along with it. Where a batch comes in
+    several parts, each of which takes the mean over its own rows, the factors include the part's share of all rows.
 
     Args:
-        weights: float64 [N]. sizes: rows of each part of an epoch. dtype: of the factors. every: parts of a batch.
+        weights: float64 [N]. sizes: the rows of each part in an epoch. dtype: that of the factors. every: the number of
+            parts of a batch.
 
     Attributes:
-        by_row: [N, 1], in the epoch that was drawn last.
-        shares: by epoch and part, the sum of its batch's weights; scales: that by the sum of its own.
-        last: which parts are a batch's last ones.
+        by_row: the factors [N, 1] in the epoch that was drawn last.
+        shares: by epoch and part, the sum of the batch's weights. scales: that divided by the sum of the part's own.
+        last: for each batch, the index of its last part in the epoch.
     """
 
     def __init__(self, weights: np.ndarray, sizes: np.ndarray, dtype: str, every: int = 1) -> None:
@@ -31,7 +32,7 @@ class Factors:
         self.shares, self.scales = dict[int, np.ndarray](), dict[int, np.ndarray]()
 
     def draw(self, epoch: int, order: np.ndarray) -> None:
-        """Let batches of an epoch be taken in that order."""
+        """Work out the factors for an epoch whose batches take the rows in this order."""
         drawn = self._weights[order]
         self.shares[epoch] = shares = np.repeat(weighting.sums(drawn, self._batches), self._parts)
         own = weighting.sums(drawn, self._sizes)

@@ -1,8 +1,8 @@
-"""Training loop of `Sequential.fit`: epochs, order of rows, validation, callbacks, progress, Ctrl-C around a step.
+"""The training loop of `Sequential.fit`: epochs, validation, callbacks, progress and Ctrl-C around the steps.
 
-Epochs run in blocks. Where something must happen after each epoch (a callback, validation) a block is one epoch;
-otherwise it is as many as keep the order of rows small. Within a block steps run in chunks of about 0.2 seconds
-(`Pace`), so that the progress moves and Ctrl-C is heard.
+Epochs run in blocks. If something must happen after each epoch (a callback, validation), a block is one epoch;
+otherwise it has as many epochs as keep the array with the order of rows small. Within a block, steps run in chunks of
+about 0.2 seconds (`Pace`), so that the progress moves and Ctrl-C is noticed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from nnx.training.trainer import Runner, Trainer, explain
 
 
 class Fit:
-    """One call of `fit`, with everything checked.
+    """One call of `fit`, with all arguments already checked.
 
     Args:
-        batch: rows of a step. validation: what `evaluate` is given after each epoch, or None.
-        beside: what it shares with other fits, if any.
+        model, trainer: what is trained, and what trains it. batches: where the steps' rows come from.
+        batch: rows of a step. validation: the arguments of `evaluate` after each epoch, or None. callbacks: as given.
+        accumulate: how many batches make one update. beside: what it shares with other fits, if any.
     """
 
     def __init__(
@@ -53,28 +54,28 @@ class Fit:
         self.mean = next((callback for callback in callbacks if isinstance(callback, WeightAverage)), None)
         self.runners: dict[Feed, Runner] = {}
         self.epochs = 0  # done in this fit
-        self.edition = 0  # of the settings that they were recorded with
-        self.regularized = False  # whether penalties are listed apart
+        self.edition = 0  # of the settings with which the runners were recorded (see `Trainer.refresh`)
+        self.regularized = False  # whether the history lists the penalties separately
 
     def record(self, within: bool = False) -> None:
-        """Record a step of each size of batch; anew where settings changed, also `within` an epoch."""
+        """Record a step for each batch size, again after settings have changed; `within`: in the middle of an epoch."""
         self.edition = self.trainer.refresh()
         self.model.eager_reason = self.model.replay_reason = None
         for feed in self.batches.feeds:
-            if not within:  # else there are rows to take, and steps go on behind those that were taken
+            if not within:  # else rows are ready, and steps continue after those already taken
                 self._begin()
             self._add_runner(feed, within)
         self._note()
 
     def _add_runner(self, feed: Feed, within: bool) -> None:
-        """Record a step of one size."""
+        """Record a step for one batch size."""
         with self.beside.recording(feed.x.shape[0] * self.trainer.flat.size):
             self.runners[feed] = self._runner(feed, within)
         explain(self.model, self.runners[feed])
 
     def _runner(self, feed: Feed, within: bool) -> Runner:
-        """Return what runs the steps on a feed."""
-        update = self.trainer.runner(feed)
+        """Return the object that runs the steps on a feed."""
+        update = self.trainer.known_runner(feed)
         if self.plan.plain:
             return update
         part = None
@@ -87,14 +88,14 @@ class Fit:
     def _begin(self) -> None:
         with self.agreement.sharing():
             self.batches.begin(self.model.epochs_done, 1)
-        self.agreement.goes_on(stop=False)  # all have their data: to record a step may take all of them
+        self.agreement.goes_on(stop=False)  # wait until all have their data, as recording may need all processes
 
     def _note(self) -> None:
-        """Note how steps run, for `Sequential.summary`."""
+        """Store how steps run, for `Sequential.summary`."""
         self.trainer.note(list(self.runners.values()))
 
     def run(self, epochs: int, verbose: Any) -> History:
-        """Train for so many epochs."""
+        """Train for `epochs` epochs; `verbose` as for `Sequential.fit`."""
         model, history = self.model, History(self.model.epochs_done)
         history.streamed = self.batches.reason
         model.stop_training = False
@@ -110,23 +111,23 @@ class Fit:
         finally:
             try:
                 self.interrupt.end()
-            finally:  # again, if a signal has cut that short
+            finally:  # once more, in case a signal interrupted that
                 self.interrupt.end()
                 self.trainer.accumulating, self.trainer.averaging = False, None
         together.end(self.trainer, self.comm, "fit")
         return history
 
     def _reserve(self) -> None:
-        """Have room for what this fit keeps of each parameter."""
+        """Reserve the parts of the flat buffer that this fit needs besides the usual ones."""
         flat, accumulating = self.trainer.flat, self.plan.every > 1
         if flat.reserve(*(["held"] if accumulating else []), *(["average"] if self.mean is not None else [])):
-            self.trainer.outdated = True  # what was recorded has the other parts where they were
+            self.trainer.outdated = True  # recordings have the addresses of the buffer's former parts
         self.trainer.accumulating = accumulating
         if accumulating:
             flat.held[...] = 0
 
     def _average(self) -> None:
-        """Begin to take the mean of parameters, if it is time."""
+        """Begin to average the parameters, if this is the epoch for it."""
         if self.mean is None or self.trainer.averaging is not None or self.epochs < self.mean.start:
             return
         self.trainer.flat.average[...] = self.trainer.flat.values
@@ -137,9 +138,9 @@ class Fit:
         try:
             for callback in self.callbacks:
                 callback.on_fit_begin(model)
-            self.regularized = self.trainer.network.regularized  # as a table's columns, the same for all epochs
+            self.regularized = self.trainer.network.regularized  # fixed here: all epochs have the same quantities
             self._average()
-            self.record()  # may compile, so under the bar
+            self.record()  # within the bar, as it may compile
             while history.epochs < epochs and agreement.goes_on(model.stop_training):
                 self._block(min(self.batches.epochs, epochs - history.epochs), history, bar)
                 self.epochs = history.epochs
@@ -147,12 +148,12 @@ class Fit:
                 self.trainer.swap()
             history.interrupted = agreement.interrupted and history.epochs < epochs
             history.complete = not history.interrupted
-        except InputError as error:  # of data that are read while it runs
+        except InputError as error:  # in data that are read during the fit
             error.history = history
             raise
         finally:
             self.batches.close()
-            self._note()  # again: what CUDA refuses while it runs goes on otherwise
+            self._note()  # again: steps that CUDA refused have continued in another way
             for callback in self.callbacks:
                 callback.on_fit_end(model, history)
 
@@ -163,10 +164,10 @@ class Fit:
         self._average()
         if self.trainer.refresh() != self.edition:  # a callback has changed a setting
             self.record()
-        rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
+        rows = [np.empty((0, 3))]  # stays so if Ctrl-C comes before the first step
         done = 0
         for feed, ready in self._ready(first, epochs):
-            if ready and feed not in self.runners:  # of a size that nobody knew of before
+            if ready and feed not in self.runners:  # a batch of a new size
                 self.agreement.steps(1, feed.x.shape[0])
                 self._add_runner(feed, within=True)
             while ready:
@@ -190,7 +191,7 @@ class Fit:
         self._close(first, np.concatenate(rows), history, bar)
 
     def _ready(self, first: int, epochs: int) -> Iterator[tuple[Feed, int]]:
-        """Yield what `Batches.block` does. Where a process cannot read its data, all of them get the error."""
+        """Yield what `Batches.block` yields. If a process cannot read its data, all processes get the error."""
         batches = self.batches.block(first, epochs)
         while True:
             with self.agreement.sharing():
@@ -205,7 +206,7 @@ class Fit:
     def _before_batch(self, batch: int) -> None:
         for callback in self.each_batch:
             callback.on_batch_begin(self.model, batch)
-        if self.each_batch and self.trainer.refresh() != self.edition:  # one has changed a setting
+        if self.each_batch and self.trainer.refresh() != self.edition:  # a callback has changed a setting
             self.record(within=True)
 
     def _after_batch(self, batch: int, row: np.ndarray, rows: int) -> None:
@@ -217,7 +218,7 @@ class Fit:
     def _steps(
         self, feed: Feed, steps: int, epoch_of: Callable[[int], int], history: History
     ) -> tuple[np.ndarray, NonFiniteError | None]:
-        """Run some steps of one size, and note how long they took."""
+        """Run steps of one batch size, and measure how long they take."""
         runner = self.runners[feed]
         native = runner.native and self.trainer.backend.device == "cpu"
         with self.beside.letting_go(steps * feed.pace.seconds if native else 0.0):
@@ -233,7 +234,7 @@ class Fit:
         return first if self.batches.epochs == 1 else int(first + (done + more) // self.batches.steps)
 
     def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
-        """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
+        """Compute the values of whole epochs from those of their steps, and do what is due after each epoch."""
         values = self._means(first, rows)
         epochs, samples = len(values["loss"]), int(self.batches.sizes.sum())
         if not self.callbacks and self.validation is None:  # one by one that would take as long as a step of 10 us
@@ -249,7 +250,7 @@ class Fit:
                 self._end_epoch(first + number, dict(zip(values, each, strict=True)), samples, history, bar)
 
     def _means(self, first: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what is listed of each whole epoch. Each is added up by itself: its bits are its own."""
+        """Return the values of each whole epoch. Each sum is over one epoch, so its bits do not depend on others."""
         batches, sizes = self.batches, self.batches.sizes
         size, weighted = len(sizes), batches.weighted
         epochs = len(rows) // size
@@ -258,7 +259,7 @@ class Fit:
         # Without weights all epochs count the same. With them hits are sums of weights.
         shares = [batches.shares(first + number) for number in range(epochs if weighted else 1)]
         steps = rows[: epochs * size].reshape(epochs, size, rows.shape[1])
-        values = np.ascontiguousarray(steps.transpose(0, 2, 1))  # so that each sum goes over neighbours
+        values = np.ascontiguousarray(steps.transpose(0, 2, 1))  # so that each sum is over contiguous numbers
         counted = np.array(shares)
         values[:, LOSS] *= counted
         values[:, PENALTY] *= counted
@@ -270,7 +271,7 @@ class Fit:
     def _end_epoch(
         self, epoch: int, logs: dict[str, float], samples: int, history: History, bar: progress.Progress
     ) -> None:
-        """Do what is due after an epoch."""
+        """Do what is due after an epoch: validation, callbacks, progress, history."""
         if self.validation is not None:
             x, y, *weights = self.validation
             logs.update({f"val_{name}": value for name, value in self._scores(x, y, *weights).items()})
@@ -288,7 +289,7 @@ class Fit:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Have the mean of parameters in their place, where one is taken."""
+        """Return a context in which the parameters are their mean, if one is taken."""
         if self.trainer.averaging is None:
             yield
             return
@@ -299,7 +300,7 @@ class Fit:
             self.trainer.swap()
 
     def _values(self, data: Any, penalty: Any, accuracy: Any) -> dict[str, Any]:
-        """Return what is listed of one epoch, or of several, as arrays."""
+        """Return the values that the history lists, for one epoch, or as arrays for several."""
         values = {"loss": data + penalty}
         if self.regularized:
             values |= {"data_loss": data, "regularization_loss": penalty}

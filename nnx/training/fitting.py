@@ -1,4 +1,4 @@
-"""A call of `Sequential.fit`, from its arguments to the loop of epochs: all is checked before anything is changed."""
+"""A call of `Sequential.fit`, from its arguments to the loop of epochs: all is checked before the model is changed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def options(
     model: Trainable, epochs: int, batch_size: int | None, shuffle: bool, callbacks: Sequence[Callback], verbose: Any,
     class_weight: Any, accumulate: int, deterministic: bool | int, beside: Alone | None = None,
 ) -> Options:  # fmt: skip
-    """Return what a fit is told besides its data, checked; `beside`: what it shares with fits of other models."""
+    """Return a fit's arguments other than its data, checked; `beside`: what it shares with fits of other models."""
     trainer = model._trainable("fit")
     shares = together.shares_for(model, "fit", deterministic)
     epochs = checks.integer(epochs, "fit: epochs")
     batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
-    every = min(checks.integer(accumulate, "fit: accumulate"), 1 << 31)  # which no epoch has
+    every = min(checks.integer(accumulate, "fit: accumulate"), 1 << 31)  # no epoch has as many batches
     shuffle = checks.flag(shuffle, "fit: shuffle")
     checks.verbosity(verbose, "fit: verbose")
     check_callbacks(callbacks)
@@ -44,8 +44,8 @@ def fit(
     trained: Trainable, x: Any, y: Any, sample_weight: Any, label: str | None, validation_data: Any,
     validation_split: Any, how: Options,
 ) -> History:  # fmt: skip
-    """Train, as `Sequential.fit` says."""
-    model, trainer = cast(Model, trained), how.trainer  # it is both: the one knows layers, the other epochs
+    """Train as `Sequential.fit` describes, with its other arguments checked: `how`."""
+    model, trainer = cast(Model, trained), how.trainer  # the same object under two interfaces
     with current().sharing():
         samples, validation = checked(trained, x, y, sample_weight, label, validation_data, validation_split, how)
         tried(trained, model, validation)
@@ -72,7 +72,7 @@ def checked(
     model: Trainable, x: Any, y: Any, sample_weight: Any, label: str | None, validation_data: Any,
     validation_split: Any, how: Options,
 ) -> tuple[Samples, HeldOut | None]:  # fmt: skip
-    """Return what is trained on and what is held out, once all of it goes together; nothing is changed."""
+    """Return the samples to train on and those held out, after checking that all fit together; nothing is changed."""
     came = taken(model, "fit", x, y, sample_weight, label, how.batch)
     samples = _samples(model, came, how, model.epochs_done)
     validation = None if validation_data is None else held_out(model, validation_data, how.epochs)
@@ -84,9 +84,9 @@ def checked(
 
 
 def _samples(model: Trainable, came: Any, how: Options, epoch: int) -> Samples:
-    """Return what is trained on, from what `taken` made of the arguments; `epoch` is the first."""
+    """Return the samples to train on, from the result of `taken`; `epoch` is the number of the first epoch."""
     if isinstance(came, Arrays):
         return InMemory(model, came, how)
-    from nnx.training.read_samples import samples_of  # here: whoever trains on arrays needs none of what reads files
+    from nnx.training.read_samples import samples_of  # here, since training on arrays needs no module that reads files
 
     return samples_of(model, came, how, epoch)

@@ -1,4 +1,4 @@
-"""Supply of rows from shards on disk: the reading of each process's own rows, where several share batches."""
+"""Supply of rows from shards on disk; each of several processes that share batches reads only its own rows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from nnx.training.supply import Filled, Stopped, own_of
 
 
 class FromDisk:
-    """Rows of shards, in an order that follows from seed and epoch; see `Supply`. Each process reads its own.
+    """Rows of shards, in an order that is a function of seed and epoch; see `Supply`.
 
     Args:
-        every: how many batches make one update: a chunk has all of them. shares: whose which rows of a batch are.
+        source: the rows. convert: checks and converts them. batch: rows of a step. every: how many batches make one
+            update; a chunk holds all of them. seed, shuffle: of the order. shares: how processes divide a batch.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class FromDisk:
         update = batch * min(every, int(self.expected))
         self.chunk = max(1, source.window // 2 // update) * update
         self.room = self.chunk
-        if shares is not None:  # one more, for of a small last batch this process may have one more than of others
+        if shares is not None:  # room for one more: of a smaller last batch this process may have one row more
             self.room = self.chunk // batch * taken_of(shares, batch) + 1
         processes = 1 if shares is None else shares.comm.size
         self.reason = described(source, self.chunk, size, processes, streams_of(source, self.chunk) if shuffle else 0)
@@ -47,7 +48,7 @@ class FromDisk:
         self._rooms = [Room() for _ in range(3)]
 
     def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
-        """See `Supply`. Rows are left as they come from disk, where they can be read to: steps gather them anyway."""
+        """See `Supply`. Rows keep the order in which they come from disk: steps gather them in the right order."""
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, Order(self._source, self.batch, self.chunk, self._seed, epoch, self._shuffle)
         rows = self._order[1].rows(chunk)
@@ -60,7 +61,7 @@ class FromDisk:
                 end = done + len(piece.places)
                 x, y, *weights = self._convert.all(*piece.arrays, piece.where)
                 for array, part in ((out[0], x), (out[1], y)):
-                    if not np.may_share_memory(array, part):  # else it was read to where it is wanted
+                    if not np.may_share_memory(array, part):  # else it was read to the right place already
                         array[done:end] = part
                 if weights:
                     out[2][own[piece.places]] = weights[0]
@@ -76,7 +77,7 @@ class FromDisk:
         return Filled(len(rows), (chunk + 1) * self.chunk >= self._source.rows, order)
 
     def _weigh(self, rows: np.ndarray, others: np.ndarray, out: np.ndarray, stopped: Callable[[], bool]) -> None:
-        """Write what rows of other processes count, by their places."""
+        """Write the weights of other processes' rows, at their places."""
         for room in self._rooms:
             room.aim(None)
         for piece in self._read(rows[others], stopped, inputs=False):

@@ -1,4 +1,4 @@
-"""Samples that are held out from a fit, by which it is validated after each epoch."""
+"""Validation data: samples that are not trained on, and are evaluated after each epoch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 WHO = "fit: validation_data"
-HeldOut = tuple[Any, ...]  # what `evaluate` is given: (x, y), or (x, y, weights); what is to be read, and None
+HeldOut = tuple[Any, ...]  # the arguments of `evaluate`: (x, y) or (x, y, weights); (x, None) for rows to be read
 
 
 def held_out(model: Trainable, validation_data: Any, epochs: int) -> HeldOut:
-    """Return samples to evaluate after each epoch, checked; what is to be read is looked at when it is."""
+    """Return validation data, checked, as arguments of `evaluate`; rows to be read are checked when they are read.
+
+    Args:
+        model: the model. validation_data: as given to `Sequential.fit`. epochs: how often it will be evaluated.
+
+    Raises:
+        InputError: the data cannot be used.
+    """
     if _are_batches(validation_data) or not (
         isinstance(validation_data, tuple | list) or hasattr(validation_data, "shape")
     ):
@@ -36,29 +43,34 @@ def held_out(model: Trainable, validation_data: Any, epochs: int) -> HeldOut:
         return came.for_validation(WHO, epochs), None
     validation_data = came[: 2 + (came.weights is not None)]
     x = model._inputs(validation_data[0], "fit: validation x")
-    target = model._host_targets(validation_data[1], x, "fit: validation")
+    try:
+        target = model._host_targets(validation_data[1], x, "fit: validation")
+    except InputError as error:
+        if not str(error).startswith("fit: validation"):  # the loss does not know whose targets it looks at
+            error.args = (f"fit: validation y: {error}",)
+        raise
     weights = model._weights(validation_data[1], target, WHO, *validation_data[2:])
     check_weighable(model.metrics, weights)
     ready = model.scoring().native is not None and target.ndim == model.loss.kept_dimensions()
-    return x, target if ready else validation_data[1], *validation_data[2:]  # not to be prepared after each epoch
+    return x, target if ready else validation_data[1], *validation_data[2:]  # targets are prepared once, if possible
 
 
 def _kind(data: Any) -> str:
-    """Say what was given, in a few words."""
+    """Return in a few words what was given, for an error."""
     if isinstance(data, tuple | list):
         return f"a {type(data).__name__} of {len(data)}"
     return f"a {type(data).__name__}" if hasattr(data, "shape") else f"{data!r:.60}"
 
 
 def _are_batches(data: Any) -> bool:
-    """Tell a list of batches (x, y) from a pair [x, y], whose x may be a tuple of rows: these have one axis less."""
+    """Return whether a list holds batches (x, y); of a pair [x, y] given as tuples of rows, each row has one axis."""
     return isinstance(data, list) and all(
         isinstance(batch, tuple) and len(batch) in (2, 3) and len(getattr(batch[0], "shape", ())) > 1 for batch in data
     )
 
 
 def first_held_out(share: Any, validation_data: Any, rows: int) -> int:
-    """Return which row is the first to be held out."""
+    """Return the number of the first row that is held out."""
     share = checks.real(share, "fit: validation_split", high=1.0)
     if validation_data is not None:
         raise InputError(f"fit: validation_split={share:g} and validation_data were both given; give one of them")
@@ -72,7 +84,7 @@ def first_held_out(share: Any, validation_data: Any, rows: int) -> int:
 
 
 def tried(trained: Trainable, model: Model, validation: HeldOut | None) -> None:
-    """Evaluate once where a function of the user's own may fail: before any training."""
+    """Evaluate once before training if a user-defined function takes part, which may fail."""
     if validation is None or not (own_functions(trained.metrics) or trained.loss.metric is None):
         return
     x, y, *counts = validation
@@ -82,5 +94,5 @@ def tried(trained: Trainable, model: Model, validation: HeldOut | None) -> None:
 
 
 def facts_of(validation: HeldOut | None) -> Any:
-    """Return what must be the same on all processes of what is held out: of what is read, where from."""
+    """Return the facts about the validation data that must be the same on all processes; for files, which they are."""
     return validation if validation is None or validation[1] is not None else validation[0].facts()

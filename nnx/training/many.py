@@ -1,4 +1,4 @@
-"""Training of many networks at once: each by a fit of its own, as many side by side as there are threads for."""
+"""Training of many networks at once: each by its own fit, as many side by side as there are threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nnx.training.interrupt import Interrupt
 from nnx.training.progress import Progress, make
 from nnx.training.trainable import Trainable
 
-LOOK = 0.1  # seconds between two looks how far they are
+LOOK = 0.1  # seconds between two updates of the shown progress
 
 
 @explained
@@ -36,26 +36,27 @@ def fit_many(
 ) -> list[History]:  # fmt: skip
     """Train each model on the same data as `model.fit` with these arguments would, bit for bit; return their histories.
 
-    On the Numba backend recorded steps of several models run at once, one thread each, and all threads work on the
-    last ones; what is done in Python, and all that other backends do, is done by turns. So it is as fast as there are
-    cores where steps run many at a time, and where something is done in Python after every few of them (a callback, a
-    short epoch's validation) as fast as a loop over `fit`.
+    On the Numba backend, compiled steps of several models run at the same time, one thread for each model; when fewer
+    models than threads are left, all threads work on those. Python code, and everything on other backends, runs in one
+    thread at a time. So the speedup is the number of cores if many steps run in one call, and none if Python code
+    (a callback, validation of a short epoch) runs after every few steps.
 
     Args:
-        models: compiled ones, each once, of any shapes, types and backends.
-        callbacks: a list for each model, such as `[[EarlyStopping()] for model in models]`: none may serve two.
-        verbose: as for `fit`: one bar for all of them counts their epochs and shows the means of their values.
+        models: compiled models of any shapes, types and backends, none of them twice.
+        callbacks: a list for each model, such as `[[EarlyStopping()] for model in models]`; no callback may be shared.
+        verbose: as for `fit`; a single bar counts the epochs of all models and shows the means of their values.
 
-    All other arguments are those of `Sequential.fit`, and so are its rules about other threads. A function that makes
-    batches is called for each model, as are metrics, losses and layers of your own: by one thread at a time.
+    All other arguments, and the rules for other threads, are those of `Sequential.fit`. A function that makes batches
+    is called for each model. User-defined metrics, losses and layers are called in one thread at a time.
 
-    Ctrl-C ends all of them after the steps at hand; their histories then say `interrupted`. A second one raises
+    Ctrl-C ends all fits after the current steps; their histories then say `interrupted`. A second Ctrl-C raises
     KeyboardInterrupt once they have ended.
 
     Raises:
-        InputError: a model, data or an argument cannot be used; the message says which model's. Nothing was changed.
-        Exception: whatever `fit` raised for a model, with "models[2]: " before its message. All others are trained to
-            their end all the same: its `histories` are those that `fit_many` would have returned, None for this one.
+        InputError: a model, data or an argument cannot be used; the message says which. Nothing was changed.
+        Exception: the error that `fit` raised for a model, with its index, such as "models[2]: ", before the message.
+            All other models are still trained to their end; the error's attribute `histories` is the list that
+            `fit_many` would have returned, with None for the failed model.
     """
     from nnx.training import fitting
 
@@ -75,7 +76,7 @@ def fit_many(
         if train:
             return fitting.fit(model, *data, how)
         kind = model.n_inputs, model.n_outputs, model.dtype, model.backend.name, str(model.loss)
-        if are_arrays(x, y, label) and (each[number] or kind not in checked):  # of models alike once: there may be many
+        if are_arrays(x, y, label) and (each[number] or kind not in checked):  # once for all models alike
             fitting.checked(model, *data, how)
             checked.add(kind)
         return History(model.epochs_done)
@@ -84,18 +85,18 @@ def fit_many(
     for number, model in enumerate(found):
         with naming(number):
             histories.append(fit(model, number, train=False))
-    if current().size > 1:  # they take part in each fit, one after the other
+    if current().size > 1:  # all processes take part in each fit, so these run one after the other
         for number, model in enumerate(found):
             with naming(number):
                 histories[number] = fit(model, number)
         return histories
 
-    jobs = deque(sorted(range(len(found)), key=lambda number: -found[number].flat.size))  # so that they end together
+    jobs = deque(sorted(range(len(found)), key=lambda number: -found[number].flat.size))  # large ones first
     failed: dict[int, BaseException] = {}
 
     def work() -> None:
         while jobs:
-            with suppress(IndexError):  # another was faster
+            with suppress(IndexError):  # another thread took the last one
                 number = jobs.popleft()
                 if stop.asked:
                     histories[number].interrupted = True
@@ -115,7 +116,7 @@ def fit_many(
     finally:
         try:
             stop.end()
-        finally:  # again, if a signal has cut that short
+        finally:  # once more, in case a signal interrupted that
             stop.end()
     if failed:
         raise _joined(failed, histories)
@@ -123,7 +124,7 @@ def fit_many(
 
 
 def _run(work: Callable[[], None], count: int, stop: Interrupt, fits: list[Beside], bar: Progress) -> None:
-    """Have so many threads do the work, or this one where none can be had, and show how far they are."""
+    """Do the work in `count` threads, or in this one if no thread can be started, and show the progress."""
     threads, over, news = list[Thread](), list[bool](), SimpleQueue[None]()
     shown = 0.0
 
@@ -136,7 +137,7 @@ def _run(work: Callable[[], None], count: int, stop: Interrupt, fits: list[Besid
             over.append(True)
             news.put(None)
 
-    def wait() -> None:  # not by Thread.join, which an interrupt makes think that the thread has ended
+    def wait() -> None:  # not Thread.join, which after an interrupt takes the thread for ended
         nonlocal shown
         while len(over) < len(threads):
             with suppress(Empty):
@@ -149,21 +150,21 @@ def _run(work: Callable[[], None], count: int, stop: Interrupt, fits: list[Besid
             thread = Thread(target=run, args=(work_and_tell,), name=f"nnx-fit-{number + 1}", daemon=True)
             try:
                 thread.start()
-            except (RuntimeError, MemoryError):  # the system allows no more
+            except (RuntimeError, MemoryError):  # the system allows no more threads
                 break
             threads.append(thread)
         if not threads:
             work()
         wait()
         _show(fits, bar, shown)
-    except BaseException:  # a second Ctrl-C: what is running ends with its steps
+    except BaseException:  # a second Ctrl-C: running fits end after their current steps
         stop.asked = True
         wait()
         raise
 
 
 def _show(fits: list[Beside], bar: Progress, shown: float) -> float:
-    """Show how many epochs are done, of which `shown` are shown already, and the means of the models' values."""
+    """Show how many epochs are done and the means of the models' values; return the epochs shown, `shown` before."""
     begun = [fit.told for fit in fits if fit.told is not None]
     done = sum(told.done for told in begun)
     logs = [told.logs for told in begun if told.logs]
@@ -175,11 +176,11 @@ def _show(fits: list[Beside], bar: Progress, shown: float) -> float:
     return done
 
 
-# ---- what was given --------------------------------------------------------------------------------------------------
+# ---- checks of the arguments -----------------------------------------------------------------------------------------
 
 
 def distinct(models: Any, who: str) -> list[Any]:
-    """Return models as a list, after checking that there are some, and each once."""
+    """Return models as a list, after checking that there is at least one, and none twice."""
     if not isinstance(models, Sequence) or isinstance(models, str | bytes):
         raise InputTypeError(f"{who}: models is a {type(models).__name__}; expected a list of models")
     found = list(models)
@@ -197,7 +198,7 @@ def distinct(models: Any, who: str) -> list[Any]:
 
 
 def _callbacks(callbacks: Any, count: int) -> list[Any]:
-    """Return what each model's fit is given as callbacks."""
+    """Return the list of callbacks of each model."""
     hint = "one fit's own cannot serve another: give a list for each model, as [[EarlyStopping()] for model in models]"
     if not isinstance(callbacks, list | tuple):
         raise InputTypeError(f"fit_many: callbacks={callbacks!r:.60}; {hint}")
@@ -219,7 +220,7 @@ def _callbacks(callbacks: Any, count: int) -> list[Any]:
 
 
 def refuse_once(who: str, count: int, **arguments: Any) -> None:
-    """Refuse what can be gone through only once where several models want it."""
+    """Refuse an argument that can be iterated only once, such as a generator, if several models need it."""
     for name, given in arguments.items():
         if count > 1 and hasattr(type(given), "__next__"):
             raise InputError(
@@ -228,12 +229,12 @@ def refuse_once(who: str, count: int, **arguments: Any) -> None:
             )
 
 
-# ---- what went wrong -------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def naming(number: int) -> Iterator[None]:
-    """Say of an error which model it came from."""
+    """Add the model's index to any error raised within the block."""
     try:
         yield
     except Exception as error:
@@ -242,7 +243,7 @@ def naming(number: int) -> Iterator[None]:
 
 
 def _name(error: BaseException, number: int) -> None:
-    """Put that before its message, or beside it where that is made otherwise."""
+    """Put the model's index before an error's message, or add it as a note where the message cannot be changed."""
     message, where = str(error), f"models[{number}]: "
     if error.args and error.args[0] == message:
         error.args = (where + message, *error.args[1:])
@@ -251,7 +252,7 @@ def _name(error: BaseException, number: int) -> None:
 
 
 def _joined(failed: dict[int, BaseException], histories: list[History]) -> BaseException:
-    """Return the error to raise: the first one, which knows of the others."""
+    """Return the error to raise: the first one, with the others as notes and with the histories."""
     for number, error in failed.items():
         _name(error, number)
     numbers = sorted(failed, key=lambda number: (isinstance(failed[number], Exception), number))

@@ -1,4 +1,4 @@
-"""Parts of a batch: what this process takes of it, where several share it."""
+"""Parts of a batch: those that this process takes, where several processes share each batch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from nnx.training.step import Feed, Part
 
 
 def divided(feed: Feed, shares: Shares) -> Feed:
-    """Return a batch in its buffers as a feed of this process's parts, which lie in the same buffers.
+    """Return a feed whose `parts` are this process's parts of a batch, as views of the same buffers.
 
-    A process without a row takes the first one for nothing, so that all do the same.
+    A process that has no row of the batch takes the first row with weight 0, so that all processes run the same steps.
     """
     parts = []
     for place, (first, end) in enumerate(shares.bounds(feed.x.shape[0])):
@@ -23,7 +23,7 @@ def divided(feed: Feed, shares: Shares) -> Feed:
 
 
 def _part(feed: Feed, shares: Shares, place: int, first: int, end: int, counted: bool = True) -> Part:
-    """Return a part of some rows, which count for the batch, or for nothing."""
+    """Return the part with rows `first` to `end`; `counted` is False if it has weight 0."""
     batch = feed.x.shape[0]
     share = (end - first) / batch if counted else 0.0
     factors = None if feed.factors is None else feed.factors[first:end, ...]

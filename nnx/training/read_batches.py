@@ -1,7 +1,7 @@
-"""Mini-batches of rows that are read, from disk or from whoever makes them, while steps go on with those before.
+"""Mini-batches of rows that are read from disk, or made by the user's code, while steps run on the rows before.
 
-As in `StreamedBatches`, steps read on from row to row in one half of an array while the other one is filled. Here a
-thread fills it.
+As in `StreamedBatches`, steps take their rows from one half of an array while the other half is filled. Here a thread
+fills it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from nnx.training.step import Feed
 from nnx.training.supply import Supply, own_of, sizes_of
 from nnx.training.trainer import Trainer
 
-LOOK = 0.05  # seconds of waiting for rows between two looks at the keyboard
+LOOK = 0.05  # seconds between two checks for Ctrl-C while waiting for rows
 NOTHING_COUNTS = "fit: all samples of an epoch have the weight 0; give one of them more"
-PATIENCE = 5.0  # seconds for which the end of a fit waits for somebody else's batch that is being made
+PATIENCE = 5.0  # seconds for which the end of a fit waits for user code that is making a batch
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What was read.
+    """Facts about a chunk of rows that was read.
 
     Attributes:
-        rows: how many, of all processes. sent: those that go to the device. last: whether the epoch ends with it.
-        sizes: of its steps. total: what its samples count. shares, scales: where they count differently, see `Factors`.
+        rows: how many there are, of all processes. sent: how many go to the device. last: whether it ends the epoch.
+        sizes: the rows of each step. total: the weight of its samples. shares, scales: for weighted samples, see
+            `Factors`.
     """
 
     rows: int
@@ -51,31 +52,31 @@ NOTHING = Chunk(0, 0, False, np.empty(0), 0.0, np.empty(0), np.empty(0))
 
 
 class ReadBatches(Batches):
-    """See `Batches` and the module.
+    """The batches of rows that are read while training; see `Batches` and the module.
 
     Args:
-        every: how many batches make one update.
+        step: the trainer. supply: where the rows come from. every: how many batches make one update.
     """
 
-    epochs = 1  # of a block
+    epochs = 1  # in a block
 
     def __init__(self, step: Trainer, supply: Supply, every: int = 1) -> None:
         self._backend, self._counters, self._supply = step.backend, step.counters, supply
         self._every, self._shares = every, step.shares
         like, self._weighted = list(supply.like), len(supply.like) > 2
-        if self._weighted:  # by steps they are taken as factors
+        if self._weighted:  # steps take factors in the place of weights
             like[2] = np.empty((0, 1), like[0].dtype)
         _check_room(supply, like)
         self._halves = step.backend.halves([*like, np.empty(0, np.int64)], supply.room)
         *self._data, self._order = self._halves.arrays
         self.reason = supply.reason
-        self._half = 1  # the one that steps read
-        self._here: tuple[int, int] | None = None  # epoch and chunk that they read
-        self._chunk = NOTHING  # which that is
-        self._next: tuple[int, int] | None = None  # epoch and chunk for the other half
-        self._reading: Reading[Chunk] | None = None  # which fills it
-        self._sent = False  # whether it is on its way to the device
-        self._chunks, self._whole = list[Chunk](), False  # of the epoch so far
+        self._half = 1  # the half that steps read
+        self._here: tuple[int, int] | None = None  # epoch and index of the chunk in that half
+        self._chunk = NOTHING  # the facts about that chunk
+        self._next: tuple[int, int] | None = None  # epoch and index of the chunk for the other half
+        self._reading: Reading[Chunk] | None = None  # the thread that fills the other half
+        self._sent = False  # whether that chunk is on its way to the device
+        self._chunks, self._whole = list[Chunk](), False  # the epoch's chunks so far, and whether these are all
         self._by_size: dict[int, Feed] = {}
         self.feeds = []
         known = supply.rows
@@ -84,7 +85,7 @@ class ReadBatches(Batches):
             if size:
                 self._feed(size)
 
-    # ---- what a fit asks for -----------------------------------------------------------------------------------------
+    # ---- what a fit calls --------------------------------------------------------------------------------------------
 
     @property
     def weighted(self) -> bool:
@@ -93,7 +94,7 @@ class ReadBatches(Batches):
 
     @property
     def steps(self) -> float:
-        """How many steps an epoch has; inf: nobody knows."""
+        """The number of steps in an epoch; inf: it is not known."""
         return np.inf if self._supply.rows is None else self._supply.expected
 
     @property
@@ -103,7 +104,7 @@ class ReadBatches(Batches):
 
     @property
     def sizes(self) -> np.ndarray:
-        """Rows of each step of the epoch; while it is not known how many there are, of one more that never comes."""
+        """The rows of each step of the epoch; while their number is not known, with one more that never comes."""
         return np.concatenate([*(chunk.sizes for chunk in self._chunks), np.zeros(0 if self._whole else 1)])
 
     def shares(self, epoch: int) -> np.ndarray:
@@ -125,12 +126,12 @@ class ReadBatches(Batches):
         return float(sum(chunk.total for chunk in self._chunks))
 
     def begin(self, first: int, epochs: int) -> None:
-        """Have the first rows of an epoch there."""
+        """Get the first rows of an epoch ready."""
         while not self._is_at((first, 0)):
             pass
 
     def block(self, first: int, epochs: int) -> Iterator[tuple[Feed, int]]:
-        """See `Batches`; yields no steps while rows are waited for."""
+        """See `Batches`; while it waits for rows, it yields 0 steps."""
         self._chunks, self._whole = [], False
         number = 0
         while not self._whole:
@@ -140,7 +141,7 @@ class ReadBatches(Batches):
             chunk = self._chunk
             self._chunks.append(chunk)
             self._whole = chunk.last
-            if self._whole and not self._total():  # before its last steps: where it is one chunk, before any
+            if self._whole and not self._total():  # before the last steps; with a single chunk, before any
                 raise InputError(NOTHING_COUNTS)
             full, tail = divmod(chunk.rows, self._supply.batch)
             for size, steps in ((self._supply.batch, full), (tail, 1)):
@@ -151,12 +152,12 @@ class ReadBatches(Batches):
             self._supply.expected = float(len(self.sizes))
 
     def fetch(self) -> None:
-        """Send what is read by now."""
+        """Send the next chunk to the device, if it has been read."""
         if self._reading is not None and not self._sent and self._reading.has_result():
             self._send(self._reading)
 
     def close(self) -> None:
-        """End reading. A batch that somebody else makes is waited for a while."""
+        """End reading; wait a while for user code that is making a batch."""
         reading, self._reading = self._reading, None
         if reading is None or reading.stop(PATIENCE):
             self._supply.close()
@@ -165,7 +166,7 @@ class ReadBatches(Batches):
     # ---- chunks ------------------------------------------------------------------------------------------------------
 
     def _feed(self, size: int) -> Feed:
-        """Return the feed of a size, made when it first comes."""
+        """Return the feed for a batch size, made when a batch of this size first comes."""
         if size not in self._by_size:
             batch = [self._backend.zeros((size, *a.shape[1:]), a.dtype) for a in self._data]
             source = (*self._data[:2], self._order, *self._data[2:])
@@ -175,7 +176,7 @@ class ReadBatches(Batches):
         return self._by_size[size]
 
     def _is_at(self, wanted: tuple[int, int]) -> bool:
-        """Let steps read a chunk from its first row on, if it is there; wait for it a little."""
+        """Go to the first row of a chunk, waiting for it a little; return whether it is there."""
         if wanted != self._here:
             if wanted != self._next or self._reading is None:
                 if self._reading is not None:
@@ -199,13 +200,13 @@ class ReadBatches(Batches):
         return True
 
     def _read(self, chunk: tuple[int, int]) -> None:
-        """Begin to read a chunk into the half that steps do not read."""
+        """Begin to read a chunk into the other half."""
         half = 1 - self._half
         self._next, self._sent = chunk, False
         self._reading = Reading(partial(self._filled, chunk, half * self._supply.room, self._halves.room(half)))
 
     def _filled(self, chunk: tuple[int, int], begin: int, room: list[np.ndarray], stopped: Callable[[], bool]) -> Chunk:
-        """Read a chunk into the half that begins there, and make factors of its weights; in the thread that reads."""
+        """Read a chunk into the half at row `begin`, and turn its weights into factors; runs in the reading thread."""
         weights = np.zeros(self._supply.chunk if self._weighted else 0)
         filled = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)
         rows, last = filled.rows, filled.last
@@ -228,8 +229,8 @@ class ReadBatches(Batches):
 
 
 def _check_room(supply: Supply, like: Sequence[np.ndarray]) -> None:
-    """Refuse batches that no memory holds: how many rows they really have shows only when the rows come."""
-    size = 2 * supply.room * sum(math.prod(a.shape[1:]) * a.itemsize for a in like)  # in two halves
+    """Refuse a batch size for which memory is too small, even if the data should have fewer rows."""
+    size = 2 * supply.room * sum(math.prod(a.shape[1:]) * a.itemsize for a in like)  # of both halves
     if size > (physical() or np.inf):
         raise InputError(
             f"fit: batch_size={supply.batch:,}: there must be room for as many rows, twice, which is "

@@ -1,4 +1,4 @@
-"""Samples of a fit that are read while it runs, from disk or as others make them; see samples.py."""
+"""Samples of a fit that are read while it runs, from disk or from a function that makes batches; see samples.py."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class ReadSamples:
-    """What both kinds have in common; see `Samples`. Of processes that share batches, each reads rows of its own.
+    """The base of both kinds; see `Samples`. If several processes share batches, each reads its own rows.
 
     Attributes:
-        supply: what the rows come from, once it has begun.
+        supply: where the rows come from, after `begin`.
     """
 
     supply: Supply
@@ -87,7 +87,7 @@ class Stored(ReadSamples):
         self._how.check_accumulate(self._source.rows)
 
     def begin(self) -> None:
-        """See `Samples`. It looks at some rows; at all targets where class_weight or the accuracy asks for it."""
+        """See `Samples`. It reads some rows, and all targets if class_weight or the accuracy needs them."""
         model, source, how, classes = self._model, self._source, self._how, self._how.class_weight
         assert how.batch is not None  # see `taken`
         convert = Converter(model, "fit", None, source.weighted)
@@ -106,7 +106,7 @@ class Stored(ReadSamples):
 
 
 class Made(ReadSamples):
-    """Batches that somebody else makes; see `Samples`."""
+    """Batches that the user's code makes; see `Samples`."""
 
     def __init__(self, model: Trainable, batches: Iterated, how: Options, epoch: int) -> None:
         super().__init__(model, how)
@@ -145,12 +145,12 @@ class Made(ReadSamples):
 
 
 def samples_of(model: Trainable, came: Read, how: Options, epoch: int) -> Samples:
-    """Return what a fit trains on, by where it comes from; `epoch` is the first."""
+    """Return the samples of a fit for rows that are to be read; `epoch` is the number of the first epoch."""
     return Stored(model, came, how) if isinstance(came, Source) else Made(model, came, how, epoch)
 
 
 def _checked(came: Source, convert: Converter) -> np.ndarray:
-    """Return inputs from all over the files: a column must not become constant where it is cast to the model's type."""
+    """Return inputs sampled from all files, after checking that casting to the model's type loses no column."""
     raw, ready, targets, wanted = [], [], [], []
     for piece in came.read(came.sample()):
         x, target, *_ = convert.all(*piece.arrays, piece.where)

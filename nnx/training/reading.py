@@ -1,4 +1,4 @@
-"""Evaluating and predicting from rows that are read, from disk or as others make them."""
+"""Evaluation and prediction for rows that are read, from disk or from a function that makes batches."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 Read = Source | Iterated
-HANDED = 8 << 20  # bytes of rows from disk that are predicted from at once
+HANDED = 8 << 20  # bytes of rows from disk that are predicted in one call
 
 
 def looked_at(
     model: Trainable, who: str, x: Any, y: Any, sample_weight: Any, label: str | None, batch: int | None
 ) -> Read | Arrays:
-    """Return what is to be read block by block, or arrays: those given, or read where they are few.
+    """Return an object from which rows are read block by block; or arrays, if arrays or only a few rows were given.
 
     Args:
-        batch: rows of a step; None: all.
+        model, who, x, y, sample_weight, label: see `given.taken`. batch: rows of a step; None: all.
     """
     came = given(x, y, sample_weight, label, who)
     if came is None or isinstance(came, Iterated):
@@ -48,7 +48,7 @@ def looked_at(
             )
         return came
     convert = Converter(model, who, None, came.weighted)
-    for piece in came.blocks():  # for errors that say in which file it is, and which row
+    for piece in came.blocks():  # so that errors name file and row
         if came.targets is None or who == "predict":
             convert.inputs(piece.arrays.x, piece.where)
         else:
@@ -57,15 +57,15 @@ def looked_at(
 
 
 def targets_of(came: Source, convert: Converter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield all targets, and what their samples count."""
+    """Yield all targets and the weights of their samples, block by block."""
     first = next(came.read(np.arange(1)))
-    convert.all(*first.arrays, first.where)  # by its inputs it knows how many outputs there are, whatever the layers
+    convert.all(*first.arrays, first.where)  # with inputs, from which it learns the number of outputs
     for piece in came.blocks(inputs=False):
         yield convert.apart(*piece.arrays, piece.where)
 
 
 def tolerance_from(came: Source, convert: Converter) -> float:
-    """Return what `tolerance_of` does, of all targets: sums of squares around each block's mean, put together."""
+    """Return what `tolerance_of` returns for all targets, from each block's sum of squares around its mean."""
     total, mean, squares = 0.0, 0.0, 0.0
     for target, counts in targets_of(came, convert):
         weight = counts.sum() * target.shape[1]
@@ -83,10 +83,10 @@ def tolerance_from(came: Source, convert: Converter) -> float:
 
 
 class Evaluated(NamedTuple):
-    """A block that was evaluated.
+    """The result of evaluating a block of rows.
 
     Attributes:
-        weight: what its rows count. scores: its means. outputs, targets, weights: of its rows, where they are kept.
+        weight: of all its rows. scores: loss and metrics, by name. outputs, targets, weights: of its rows, if kept.
     """
 
     weight: float
@@ -97,9 +97,9 @@ class Evaluated(NamedTuple):
 
 
 def evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> dict[str, float]:
-    """Return what `evaluate` does, block by block; each process of `comm` takes some of the blocks.
+    """Return what `evaluate` returns, working block by block; each process of `comm` takes some of the blocks.
 
-    Outputs stay in memory only for metrics that need all of them at once.
+    Outputs are kept in memory only for metrics that need all of them at once.
     """
     if isinstance(came, Source) and came.targets is None:
         raise InputTypeError(f"{came.who}: {came} have no targets; expected y too, as evaluate('x.npy', 'y.npy')")
@@ -124,7 +124,7 @@ def evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> di
 
 
 def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> Iterator[tuple[int, Evaluated]]:
-    """Yield the blocks that are this process's, with their numbers."""
+    """Yield the index and the result of each block that this process takes."""
     convert = Converter(model, came.who, None, isinstance(came, Source) and came.weighted)
     how, tolerance = model.scoring(), model._compiled("evaluate").tolerance
     metric, keep = how.metric, bool(how.more)
@@ -144,7 +144,7 @@ def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> I
 
 
 def _own_blocks(came: Read, convert: Converter, comm: Communicator) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yield blocks ready for the network, numbered: all batches that others make, this process's blocks on disk."""
+    """Yield converted blocks with their indices: of files only this process's, of made batches all."""
     if isinstance(came, Iterated):
         yield from enumerate(of_batch(came, convert, came.who, inputs_only=False))
         return
@@ -154,7 +154,7 @@ def _own_blocks(came: Read, convert: Converter, comm: Communicator) -> Iterator[
 
 
 def _together(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield rows of several blocks at once: a block of 1 MB by itself is handed over for as long as it is read."""
+    """Yield the rows of several blocks joined: predicting a single block of 1 MB has as much overhead as reading it."""
     some, size = list[np.ndarray](), 0
     for block in blocks:
         some.append(block)
@@ -167,7 +167,7 @@ def _together(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def predicted(model: Trainable, came: Read, rows: int) -> np.ndarray:
-    """Return what `predict` does."""
+    """Return what `predict` returns, working block by block."""
     predict, convert = model.inference().predict, Converter(model, "predict")
     if isinstance(came, Iterated):
         inputs: Iterator[np.ndarray] = (x for (x,) in of_batch(came, convert, "predict", inputs_only=True))

@@ -1,6 +1,6 @@
-"""Samples that a fit trains on: arrays in memory here, rows that are read meanwhile in read_samples.py.
+"""Samples that a fit trains on: arrays in memory here, rows that are read during the fit in read_samples.py.
 
-This is all in which the two differ: how they are checked, and what makes batches of them.
+The two differ only in how they are checked and in what makes batches of them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What a fit was told besides its data, checked; see `Sequential.fit`.
+    """A fit's arguments other than its data, checked; see `Sequential.fit`.
 
     Attributes:
-        batch: rows of a step; None: all. every: how many batches make one update. shares: whose which rows are.
+        batch: rows of a step; None: all. every: how many batches make one update. shares: how processes divide batches.
         beside: what it shares with fits of other models.
     """
 
@@ -49,7 +49,7 @@ class Options:
     beside: Alone
 
     def check_accumulate(self, rows: int) -> None:
-        """Refuse parts of a batch where there are no several."""
+        """Refuse `accumulate` if all `rows` make a single batch."""
         if self.every > 1 and (self.batch is None or self.batch >= rows):
             raise InputError(
                 f"fit: accumulate={self.every} mini-batches make one update, but all {rows} samples are one batch; "
@@ -58,37 +58,37 @@ class Options:
 
 
 class Samples(Protocol):
-    """What a fit trains on. Its methods are called in this order, `close` where anything goes wrong behind `begin`."""
+    """What a fit trains on. Its methods are called in this order; `close` too if there is an error after `begin`."""
 
     def hold_out(self, share: Any, validation_data: Any) -> Any:
-        """Keep the last ones back, and return them as validation data."""
+        """Hold out the last samples, by validation_split, and return the validation data."""
 
     def check(self) -> None:
-        """Refuse what does not go together, before anything is changed."""
+        """Refuse data that do not fit the model or each other, before anything is changed."""
 
     def begin(self) -> None:
-        """Be ready to make batches; set what counts as a right number."""
+        """Prepare to make batches; for a regression, set how near an output must be to count as right."""
 
     @property
     def batch(self) -> int:
-        """Rows of a step."""
+        """The number of rows in a step."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What must be the same on all processes, by name."""
+        """The facts that must be the same on all processes, by name."""
 
     def callbacks(self) -> list[Callback]:
-        """Return the callbacks of the fit, with one that looks after the labels, where it takes one."""
+        """Return the callbacks of the fit, with one that watches the labels if needed."""
 
     def batches(self, each_epoch: bool) -> Batches:
-        """Return the batches; `each_epoch` is something to be done."""
+        """Return the batches; `each_epoch`: whether something is to be done after each epoch."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close files and end reading."""
 
 
 class InMemory:
-    """Arrays; see `Samples`. Labels are copied."""
+    """Samples in arrays; see `Samples`. Labels are copied."""
 
     def __init__(self, model: Trainable, given: Arrays, how: Options) -> None:
         if given.y is None:

@@ -1,4 +1,4 @@
-"""Saving and restoring: the checkpoint of a model that is trained, and how another one goes on from there."""
+"""Saving and restoring: the checkpoint of a model with its training state, and how another model continues from it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from nnx.training.trainable import Trainable
 
 
 def checkpoint_of(model: Trainable) -> Checkpoint:
-    """Return parameters, architecture, what the model was compiled with, and the optimizer's state."""
+    """Return a checkpoint: parameters, architecture, what the model was compiled with, and the optimizer's state."""
     training = None
     if model.optimizer is not None:
         trainer = model._compiled("save")
-        trainer.check()  # what it refuses could not be loaded
+        trainer.check()  # a model that it refuses could not be loaded
         moments = {name: model.backend.to_numpy(getattr(model.flat, name)) for name in model.optimizer.moments}
         training = Training(model.loss, model.optimizer, model.optimizer.iterations, trainer.tolerance, moments)
     return Checkpoint(
@@ -25,7 +25,7 @@ def checkpoint_of(model: Trainable) -> Checkpoint:
 
 @on_its_device
 def restore(model: Trainable, saved: Checkpoint) -> None:
-    """Go on where a model of these layers was saved."""
+    """Set a new model with the layers of a checkpoint to its state, so that training continues from there."""
     training = saved.training
     if training is not None:
         model.compile(training.loss, training.optimizer, metrics=saved.metrics)

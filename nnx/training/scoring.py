@@ -1,4 +1,4 @@
-"""Scoring: the mean loss of samples and the share of right outputs, in one native call or by operations."""
+"""Scoring: the mean loss of samples and the accuracy, in one native call or operation by operation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = Any
 
 
 class Predictor(Protocol):
-    """What gives outputs for inputs: see `Inference`."""
+    """An object that returns outputs for inputs: see `Inference`."""
 
     backend: Backend
 
@@ -34,13 +34,13 @@ class Predictor(Protocol):
 
 
 class Scoring:
-    """How samples are evaluated by a model as it is now; parameters may change.
+    """Evaluates samples for a model with its present layers, loss and settings; parameters may change.
 
-    The model makes another one when it gets another loss, or anything another setting or method.
+    The model makes a new one when it gets another loss, or when a setting or a method changes.
 
     Attributes:
-        metric: what counts as right (see `Operations.tally`), or None. more: metrics that need all outputs.
-        native: a function that does it in one call, or None: then it is done by one operation after the other.
+        metric: what counts as right (see `Operations.tally`), or None. more: the metrics that need all outputs.
+        native: a function that does everything in one call; None: operations run one after the other.
     """
 
     def __init__(self, inference: Predictor, loss: Loss, metrics: Sequence[Metric]) -> None:
@@ -51,10 +51,13 @@ class Scoring:
         self._dimensions = loss.kept_dimensions()
 
     def as_given(self, x: Any, y: Any, rows: int, tolerance: float) -> dict[str, float] | None:
-        """Return what `mean` does, of inputs and targets that nobody has looked at: the native call looks itself.
+        """Return what `mean` returns, for unchecked inputs and targets: the native function checks them itself.
+
+        Args:
+            x, y: as given to `evaluate`. rows, tolerance: see `mean`.
 
         Returns:
-            None if it does not take them as they are, for whatever reason.
+            Loss and metrics by name; None if the native function does not take the data as they are.
         """
         native = self.native
         if native is None or type(x) is not np.ndarray or type(y) is not np.ndarray:
@@ -81,11 +84,11 @@ class Scoring:
 
         Args:
             x: inputs [N, I]. target: as the loss prepared it, an array of the backend.
-            rows: how many are added up at a time, and by operations also taken at a time.
-            tolerance: what counts as right: see `Operations.tally`.
-            factors: what each sample counts [N, 1], on average 1, an array of the backend; None: all alike.
-            kept: takes the outputs, if given, for metrics that need them all.
-            comm: processes that share the work; each of them gets all results. None: this one does all of it.
+            rows: losses are summed in runs of so many rows; operations also take so many at a time.
+            tolerance: how near a regression's output must be to count as right: see `Operations.tally`.
+            factors: of the samples [N, 1], on average 1, an array of the backend; None: all count alike.
+            kept: a list to append the outputs to, for metrics that need all of them; None: they are not kept.
+            comm: the processes that share the work; each gets the whole result. None: this one does all of it.
         """
         comm = comm or Communicator()
         native = self.native if self.native is not None and kept is None and len(x) > self.native.few else None
@@ -98,7 +101,7 @@ class Scoring:
         self, native: Scores | None, x: np.ndarray, target: Array, rows: int, tolerance: float, factors: Array | None,
         kept: list[np.ndarray] | None, comm: Communicator,
     ) -> tuple[float, float]:  # fmt: skip
-        """Return the sums over all samples of losses and of what is right, each process taking some of the rows."""
+        """Return the sums of the losses and of the right outputs over all samples; each process takes some rows."""
         own, outputs_of = self.loss.apart(), None if kept is None else list[np.ndarray]()
         starts = range(0, len(x), rows)
         found = np.zeros((len(starts), 2))
@@ -107,7 +110,7 @@ class Scoring:
             some = x[part], target[part, ...], None if factors is None else factors[part, ...], tolerance
             sums = None if native is None else native(*some, rows)
             found[number] = sums or self._by_operations(own, *some, outputs_of)
-        comm.allreduce(found)  # each number is one process's, and 0 on all others
+        comm.allreduce(found)  # each number is set on one process, and 0 on all others
         if kept is not None:
             kept += [outputs for theirs in comm.gather(outputs_of) for outputs in theirs]
         loss, right = (sum(column) for column in found.T.tolist())
@@ -117,7 +120,7 @@ class Scoring:
         self, own: Loss, x: np.ndarray, target: Array, factors: Array | None, tolerance: float,
         outputs_of: list[np.ndarray] | None,
     ) -> tuple[float, float]:  # fmt: skip
-        """Return the sums of some rows; `outputs_of` takes their outputs, if given."""
+        """Return the sums of losses and right outputs over some rows; append the outputs to `outputs_of`, if given."""
         backend = self.inference.backend
         stats = backend.zeros(3, "float64")
         with self.inference.layers_alone():

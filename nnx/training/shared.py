@@ -1,11 +1,13 @@
-"""Shared steps: each process goes through its parts of the batch, and gradients are summed before the update.
+"""Shared steps: each process computes gradients for its parts of the batch; they are summed before the update.
 
-A part's gradient is that of the mean over its own rows, so it is multiplied by the part's share of the batch's rows
-before the sum: uneven parts come out right, and penalties, which each part adds in full, count once. Behind the
-gradients ride the loss, by its share too, and the hits. With `Shares.fixed`, sums are made of all parts in their order.
+A part's gradient is that of the mean over its own rows, so before the sum it is multiplied by the part's share of the
+batch's rows. So parts of different sizes are weighted right, and penalties, which each part adds in full, count once.
+The loss, multiplied by the share too, and the number of hits are summed along with the gradients, behind them. With
+`Shares.fixed`, parts are summed in their order.
 
-Where a sum can go on while others are computed, a recorded step stops wherever enough gradients are complete, from the
-last layer's on, and their sum is begun. At other stops a mean over the whole batch is taken (nnx/distributed/pool.py).
+If a sum over processes can run in the background, a recorded step pauses whenever enough gradients are complete, those
+of the last layer first, and their sum is begun. At other pauses a mean over the whole batch is taken
+(nnx/distributed/pool.py).
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ Array = Any
 
 
 class Halves(Program):
-    """A recorded step in two halves, between which gradients can be summed: the first in pieces, the second in two.
+    """A recorded step in two halves, between which gradients are summed: the gradients in pieces, then the update.
 
     Attributes:
-        pieces: of the step without its update: what runs one, what is pooled then, and which gradients are complete
-            then, to be summed while the next ones run, or None.
-        collect: adds the gradients of the batch's other parts, where it came in several. rest: the update, and the end.
+        pieces: of the first half: for each its program, the calls of `pool` that follow it, and the slice of the
+            gradients that are complete then, to be summed while the next pieces run, or None.
+        collect: adds the gradients of the batch's earlier parts, if it came in several. rest: the update, and the end.
         description: how the pieces run.
     """
 
@@ -60,7 +62,7 @@ class Halves(Program):
         self._step = trainer.backend.asarray(_one_step(0), "int64")
 
     def run(self, steps: int) -> None:
-        """Run `steps` steps of this part alone."""
+        """Run `steps` steps of this part by itself."""
         for _ in range(steps):
             for program, _, _ in self.pieces:
                 program.run(1)
@@ -71,10 +73,13 @@ class Halves(Program):
 
 
 def summed_ahead(trainer: TrainingStep, calls: Sequence[Call], least: int) -> dict[int, slice]:
-    """Return behind which of a step's calls which gradients are complete, and of no more use to it, to be summed then.
+    """Return a dict from the index of a call to the slice of gradients that can be summed as soon as it has run.
+
+    These gradients are complete then, and no later call needs them.
 
     Args:
-        least: bytes that are worth a sum of their own. The first gradients, which come last, are in none of these.
+        trainer: the one that recorded the step. calls: the step's. least: the smallest slice, in bytes, that is summed
+            by itself. The gradients that come last, those of the first layers, are in no slice.
     """
     backend, flat = trainer.backend, trainer.flat
     begin, each = backend.address(flat.gradients), np.dtype(flat.dtype).itemsize
@@ -89,7 +94,7 @@ def summed_ahead(trainer: TrainingStep, calls: Sequence[Call], least: int) -> di
     last, complete, end = max(touched.values(), default=0), -1, flat.size
     for at, number in sorted(touched.items(), reverse=True):
         complete = max(complete, number)
-        if complete in found:  # one call has written several parameters
+        if complete in found:  # one call has written the gradients of several parameters
             found[complete], end = slice(at, found[complete].stop), at
         elif complete < last and (end - at) * each >= least:
             found[complete], end = slice(at, end), at
@@ -97,16 +102,16 @@ def summed_ahead(trainer: TrainingStep, calls: Sequence[Call], least: int) -> di
 
 
 def spanned(parts: list[slice]) -> slice | None:
-    """Return slices that follow one another, the last one first, as one; None of none."""
+    """Return the union of adjacent slices, given from the last to the first; None if there are none."""
     return slice(parts[-1].start, parts[0].stop) if parts else None
 
 
 class Exchange:
-    """What is done between the two halves of a step, and how often.
+    """The sums over processes between the two halves of a step.
 
     Args:
-        trainer: whose gradients are summed. parts: this process's, with rows or without. shares: how they came about.
-        part: whether the gradients are kept for a later step, and only loss and hits are summed.
+        trainer: the one whose gradients are summed. parts: this process's, with or without rows. shares: how batches
+            are divided. part: whether the gradients are kept for a later step, and only loss and hits are summed.
     """
 
     def __init__(self, trainer: TrainingStep, parts: Sequence[Part], shares: Shares, part: bool) -> None:
@@ -122,8 +127,8 @@ class Exchange:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Return a context in which steps are shared."""
-        self._left, self._begun = self._size, []  # the last one may have been cut short
+        """Return a context in which processes share steps."""
+        self._left, self._begun = self._size, []  # the last step may have been interrupted
         pools = [part.feed.pool for part in self.parts if part.feed.pool is not None]
         try:
             for pool in pools:
@@ -134,13 +139,13 @@ class Exchange:
                 pool.open = False
 
     def begin(self, part: Part, ready: slice) -> None:
-        """Take the gradients of a part as far as they are complete, and begin their sum."""
+        """Take those gradients of a part that are complete, the slice `ready`, and begin their sum."""
         self._weigh(part, self._summed[ready])
         self._begun.append(self._comm.begin_allreduce(self._summed[ready], self._backend))
         self._left = ready.start
 
     def take(self, part: Part) -> None:
-        """Take the gradients of a part that was just gone through, and its loss and hits."""
+        """Take the gradients, the loss and the hits of a part that was just computed."""
         summed, size = self._summed, self._size
         if part.share != 1:
             self._weigh(part, summed[: self._left])
@@ -150,13 +155,13 @@ class Exchange:
             self._mine[part.place, ...] = summed
 
     def _weigh(self, part: Part, gradients: Array) -> None:
-        if part.rows == 0:  # of a row that counts for nothing: not times 0, for infinity would stay
+        if part.rows == 0:  # a row of weight 0; a product with 0 would make nan of infinity
             gradients[...] = 0
         else:
             gradients *= part.share
 
     def sum(self) -> None:
-        """Put the sums over all parts of all processes where the update and the log read them."""
+        """Finish the sums over all parts of all processes, and put them where the update and the log read them."""
         summed, size = self._summed, self._size
         if self.shares.fixed:
             self._comm.allgather(self._mine, self._all, self._backend)
@@ -176,7 +181,7 @@ class Exchange:
 
 
 class SharedProgram(Program):
-    """Recorded halves of a step's parts, with the sum in between."""
+    """A shared step from its recorded halves, with the sum in between."""
 
     def __init__(self, trainer: TrainingStep, exchange: Exchange, of_each: Sequence[Halves]) -> None:
         self.calls = of_each[0].calls
@@ -204,12 +209,12 @@ class SharedProgram(Program):
                             self._backend.pool(**call.operands)
                         if ready is not None:
                             exchange.begin(part, ready)
-                    counters -= step  # which the end of the step counts once more
+                    counters -= step  # the end of the step adds it again
                     exchange.take(part)
                 late = exchange.shares.fixed
                 if late:
                     exchange.sum()
-                if self._collect is not None:  # what this process kept of the batch's other parts is summed along
+                if self._collect is not None:  # gradients that this process kept of earlier parts are summed too
                     self._collect.run(1)
                 if not late:
                     exchange.sum()
@@ -218,7 +223,7 @@ class SharedProgram(Program):
 
 
 class SharedEager(Eager):
-    """A step's parts gone through layer by layer, with the sum before the update."""
+    """A shared step run layer by layer, with the sum before the update."""
 
     def __init__(self, trainer: TrainingStep, feed: Feed, exchange: Exchange, reason: str, part: bool) -> None:
         super().__init__(trainer, feed, reason, part)
@@ -241,10 +246,10 @@ class SharedEager(Eager):
 
 
 class Shared:
-    """What runs the steps of a divided feed: a program, or layer by layer, as written.
+    """Runs the steps of a divided feed, by a program or layer by layer.
 
-    All processes sum the same at the same time, so where one cannot replay a step, none does. They ask each other at
-    the first run, to which all come together; while they record, an error may have come in the way of one.
+    All processes must take part in the same sums, so if one cannot replay a step, none does. They agree on that at the
+    first run, which all begin together; not while they record, when one of them may have had an error.
     """
 
     native = False
@@ -270,7 +275,7 @@ class Shared:
 def shared(
     trainer: TrainingStep, feed: Feed, each: Sequence[Program | Eager], shares: Shares, part: bool
 ) -> Shared:  # fmt: skip
-    """Return what runs the steps of a divided feed, given what runs each of its parts."""
+    """Return the object that runs the steps of a divided feed, given those that run each of its parts."""
     assert feed.parts is not None
     exchange, halves = Exchange(trainer, feed.parts, shares, part), [one for one in each if isinstance(one, Halves)]
     reason = next((one.reason for one in each if isinstance(one, Eager)), None)
@@ -279,7 +284,7 @@ def shared(
 
 
 def _one_step(rows: int) -> np.ndarray:
-    """Return what a step of so many rows adds to the counters, but for rows that count."""
+    """Return what a part adds to the counters that must be subtracted again: a step, and `rows` rows."""
     counted = np.zeros(3, np.int64)
     counted[[STEP, CURSOR, DONE]] = 1, rows, 1
     return counted

@@ -1,7 +1,7 @@
-"""Training step of a network, run layer by layer, and the arrays that it reads and writes.
+"""The training step of a network, run layer by layer, and the arrays that it reads and writes.
 
-All that changes from step to step, and all that comes out, lives in arrays of the backend, so that a recorded step can
-be replayed (trainer.py).
+Everything that changes from step to step, and every result, is in arrays of the backend, so that a recorded step can be
+replayed (trainer.py).
 """
 
 from __future__ import annotations
@@ -13,36 +13,38 @@ from weakref import proxy
 
 import numpy as np
 
+from nnx.backends.recorder import lent
 from nnx.distributed.pool import Pool
+from nnx.errors import InputError
 from nnx.kernels.step_state import LOSS
 from nnx.layers import BatchNorm
-from nnx.layers.chain import every, returned
+from nnx.layers.chain import every, gradient_of, output_of
 from nnx.layers.dropout import Drawing
 from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.model.network import Network
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner
-from nnx.settings import written
+from nnx.settings import is_own, replaced, written
 
 Array = Any
-HISTORY = 8192  # steps whose losses fit on the device at once
-CHUNK = 0.2  # seconds of training between two looks at the clock and the keyboard
-STATE = "values", "first", "second"  # what an optimizer changes
-WANTED = 0.01  # the same where other threads have waited to predict
+HISTORY = 8192  # the losses of so many steps are kept on the device
+CHUNK = 0.2  # seconds of training steps in one call; between calls Ctrl-C is noticed
+STATE = "values", "first", "second"  # the parts of the flat buffer that an optimizer changes
+WANTED = 0.01  # the same as CHUNK, while other threads wait to predict
 
 
 class Pace:
-    """How many steps are run at once, so that Ctrl-C is heard and other threads can predict.
+    """Chooses how many steps run in one call, so that Ctrl-C is noticed soon and other threads can predict.
 
     Attributes:
-        seconds: of a step of the last chunk, 0 before the first.
+        seconds: the time of one step in the last chunk; 0 before the first.
     """
 
     seconds = 0.0
 
     def chunk(self, left: int, owner: Owner) -> int:
-        """Return how many of the steps that are left to run now."""
+        """Return how many of the `left` remaining steps to run in the next call."""
         wanted, owner.wanted = owner.wanted, False
         if not self.seconds:
             return min(left, 1)
@@ -54,15 +56,15 @@ class Feed:
     """Where a step takes its samples from.
 
     Attributes:
-        x, y: the batch: inputs [N, I], and targets as the loss prepared them.
-        source: (all inputs, all targets, order of rows, and all factors, if there are any) to gather each batch from
-            into x, y and factors; None: these are it.
-        pace: of steps on it.
-        factors: what each sample counts [N, 1], on average 1 (nnx/weights.py); None: all alike.
-        parts: this process's parts of the batch, where several processes share it, or where it is divided into parts
-            all the same (shared.py); this is then the first of them. None: this is all of it.
-        first: which row of the batch is the first one here. pool: of the processes that have the others, where means
-            over all rows are taken (nnx/distributed/pool.py).
+        x, y: buffers for the batch: inputs [N, I], and targets as the loss prepared them.
+        source: (all inputs, all targets, order of rows[, all factors]), from which each batch is gathered into x, y and
+            factors; None: these buffers hold the batch already.
+        pace: chooses how many steps on this feed run in one call.
+        factors: of the samples [N, 1], on average 1 (nnx/weights.py); None: all count alike.
+        parts: this process's parts of the batch, if it is divided into parts (shared.py); this feed is then the first
+            of them. None: this feed is the whole batch.
+        first: the number, within the batch, of the first row here. pool: the processes that have the other rows, if
+            means over the whole batch are taken (nnx/distributed/pool.py).
     """
 
     x: Array
@@ -75,7 +77,7 @@ class Feed:
     pool: Pool | None = None
 
     def arrays(self) -> list[Array]:
-        """Return the buffers that hold their contents before a step begins."""
+        """Return the buffers whose contents exist before a step begins."""
         if self.source is not None:
             return list(self.source)
         return [self.x, self.y] if self.factors is None else [self.x, self.y, self.factors]
@@ -86,8 +88,8 @@ class Part:
     """A part of a batch.
 
     Attributes:
-        place: which of this process's parts it is. rows: how many it has. share: of the rows of the whole batch.
-        feed: where a step takes them from.
+        place: its index among this process's parts. rows: how many it has. share: its share of the batch's rows.
+        feed: where a step takes its rows from.
     """
 
     place: int
@@ -97,20 +99,23 @@ class Part:
 
 
 class TrainingStep:
-    """A network with a loss, an optimizer and a metric: what one step of training does.
+    """One training step of a network with a loss, an optimizer and a metric.
 
-    It knows its network, and what it keeps knows it, by weak references: a circle would keep the memory of a model that
-    is no more until Python looks for circles, and that goes by the number of objects, not by their size.
+    Between this object, its network and what it keeps, some references are weak, to avoid reference cycles: the memory
+    of a model in a cycle stays taken until Python's garbage collector runs, and when it runs depends on the number of
+    objects, not on their size.
 
     Attributes:
         flat: the network's parameters, gradients and moments.
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/step_state.py.
-        layers, loss: as a step runs them: where the last layer and the loss can be one, `loss` is both.
-        drawing: the layers that draw random numbers. pooling: those that take means over whole batches.
-        accumulating: whether gradients are those of several parts of a batch, kept in `flat.held`.
-        averaging: (decay, steps done before the first one) of the mean of parameters in `flat.average`, or None.
+        layers, loss: as a step runs them: if the last layer and the loss can be computed together, `loss` is both.
+        foreign: whether any layer is user-defined, so that it might write into its inputs.
+        drawing: the layers that draw random numbers. pooling: the layers that take means over whole batches.
+        accumulating: whether the gradients of several parts of a batch are added up, in `flat.held`.
+        averaging: (decay, number of steps before the first that counts) of the mean of the parameters in
+            `flat.average`, or None.
         metric: what counts as right (see `Operations.tally`), or None.
-        tolerance: how near a regression's output must be to count as right.
+        tolerance: how near to its target a regression's output must be to count as right.
     """
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[Metric]) -> None:
@@ -120,7 +125,7 @@ class TrainingStep:
         backend = self.backend
         self.tolerance = 0.0
         self.accumulating, self.averaging = False, cast("tuple[float, int] | None", None)
-        self.hyper = backend.asarray(optimizer.hyper.copy(), "float64")  # for a step to write into
+        self.hyper = backend.asarray(optimizer.hyper.copy(), "float64")  # a copy, as steps write into it
         self.counters = backend.asarray(optimizer.counters, "int64")
         self.stats = backend.zeros(3, "float64")
         self.nothing = backend.zeros(1, "float64")
@@ -128,14 +133,14 @@ class TrainingStep:
         self.drawing = [layer for layer in every(network._layers) if isinstance(layer, Drawing)]
         self.pooling = [layer for layer in every(network._layers) if isinstance(layer, BatchNorm)]
         for number, layer in enumerate(every(network._layers)):
-            if hasattr(layer, "follow"):
+            if isinstance(layer, Drawing):
                 layer.follow(self.counters, network.seed, number)
         for part in (loss, optimizer):
             part.listen(network)
         self._fuse()
 
     def _fuse(self) -> None:
-        """Take the loss together with the last layer where that can be, as both are now."""
+        """Set `layers` and `loss`, with the loss and the last layer as one if they can be computed together."""
         layers = self.network._layers
         self.network.mark_trained()
         fused = self.given_loss.fused_with(layers[-1])
@@ -143,20 +148,22 @@ class TrainingStep:
         self.loss.backend = self.given_loss.backend = self.backend
         self.loss._owner = self.given_loss._owner = self._owner
         self.layers = layers[:-1] if fused else layers
+        self.foreign = any(not is_own(type(layer)) or replaced(layer) for layer in every(layers))
         self.metric = self.loss.metric if "accuracy" in self.metrics else None
 
     def step(self, feed: Feed, backend: Any = None, part: bool = False) -> None:
         """Do one training step: gather, forward, loss, backward, update, and log.
 
         Args:
-            part: whether to keep the gradients for a later step instead of the update.
+            feed: the samples. backend: a recorder in the place of the backend, or None.
+            part: whether to keep the gradients for a later step instead of updating the parameters.
         """
         self.gradients(feed, backend)
         self.collect(backend, part)
         self.finish(feed.x.shape[0], backend, part)
 
     def gradients(self, feed: Feed, backend: Any = None) -> None:
-        """Do the step as far as the gradients: gather, forward, loss, backward."""
+        """Do the first half of a step: gather, forward, loss, backward."""
         try:
             for drawing in self.drawing:
                 drawing.begin_at(feed.first)
@@ -174,15 +181,15 @@ class TrainingStep:
             backend.gather_rows(y, order, self.counters, out=feed.y)
             for source in factors:
                 backend.gather_rows(source, order, self.counters, out=feed.factors)
-        outputs = feed.x
+        outputs = lent(feed.x, backend) if self.foreign else feed.x
         for layer in self.layers:
-            outputs = returned(layer.forward(outputs, training=True), layer, "forward")
+            outputs = output_of(layer, outputs, training=True)
         losses, dvalues = self.loss.both(outputs, feed.y)
         if feed.factors is not None:
             dvalues = self.loss.weighed(dvalues, feed.factors)
         first = next((i for i, layer in enumerate(self.layers) if any(layer.trained().values())), len(self.layers))
         for layer in reversed(self.layers[first + 1 :]):
-            dvalues = returned(layer.backward(dvalues), layer, "backward")
+            dvalues = gradient_of(layer, dvalues)
         for layer in self.layers[first : first + 1]:
             layer.backward_parameters(dvalues)
         if feed.factors is None:
@@ -192,12 +199,12 @@ class TrainingStep:
             backend.weighted_tally(losses, outputs, feed.y, feed.factors, *how, self.stats)
 
     def collect(self, backend: Any = None, part: bool = False) -> None:
-        """Add the gradients of the other parts of a batch, where it came in several."""
+        """Add the gradients of the batch's earlier parts, if it comes in several."""
         if self.accumulating and not part:
             (backend or self.backend).collect(self.flat.gradients, self.flat.held)
 
     def finish(self, rows: int, backend: Any = None, part: bool = False) -> None:
-        """Do the rest of a step: update, and log; `rows` is by how many the cursor moves on."""
+        """Do the second half of a step: update, and log; the cursor moves on by `rows`."""
         backend = backend or self.backend
         if not part:
             self.optimizer.clip_gradients(self.flat, backend)
@@ -206,7 +213,7 @@ class TrainingStep:
         backend.end_step(self.stats, penalties, self.history, self.counters, rows)
 
     def move(self, backend: Any, part: bool) -> None:
-        """Do what gradients are for, once they are there."""
+        """Use the gradients: keep them if this is a part of a batch, else clip them and update the parameters."""
         flat = self.flat
         if part:
             backend.accumulate(flat.values, flat.gradients, flat.held, self.hyper, self.counters)
@@ -216,31 +223,50 @@ class TrainingStep:
             backend.average(flat.average, flat.values, self.counters, *self.averaging)
 
     def _update(self, backend: Any) -> None:
-        """Move the parameters. An update() of the user's own may move all of them: what is not trained is put back."""
-        flat, how = self.flat, (self.flat, self.hyper, self.counters, backend)
-        if not written(self.optimizer, "update") or flat.trained == [slice(0, flat.size)]:
-            self.optimizer.update(*how)
+        """Update the parameters. A user-defined update() may move all, so those not trained are restored afterwards."""
+        flat = self.flat
+        if not written(self.optimizer, "update"):
+            self.optimizer.update(flat, self.hyper, self.counters, backend)
+            return
+        if flat.trained == [slice(0, flat.size)]:
+            self._update_as_written(backend)
             return
         parts = [getattr(flat, name) for name in (*STATE, *flat.names)]
         kept = [self.copy_of(part) for part in parts]
-        self.optimizer.update(*how)
+        self._update_as_written(backend)
         for part, before in zip(parts, kept, strict=True):
             for run in flat.trained:
                 before[run] = part[run]
             part[...] = before
 
+    def _update_as_written(self, backend: Any) -> None:
+        """Call an update() of the user's own; refuse one that makes new arrays and leaves the parameters alone."""
+        flat = self.flat
+        before = {name: getattr(flat, name) for name in (*STATE, *flat.names)}
+        update: Any = self.optimizer.update  # a user-defined one may return something
+        result = update(flat, self.hyper, self.counters, backend)
+        lost = [name for name, array in before.items() if getattr(flat, name) is not array]
+        for name in lost:
+            setattr(flat, name, before[name])
+        if lost or (self.backend.owns(result) and result is not flat.values):
+            did = f"made another array of flat.{lost[0]}" if lost else "returned an array"
+            raise InputError(
+                f"{self.optimizer}: update() {did}, which nobody reads: write into the array, as by "
+                f"flat.{(*lost, 'values')[0]}[...] = ..."
+            )
+
     def begin(self) -> None:
-        """Give the steps to come the optimizer's numbers."""
+        """Copy the optimizer's hyperparameters and its count of steps to where steps read them."""
         self.hyper[...] = self.backend.asarray(self.optimizer.hyper, "float64")
 
     def count(self) -> None:
-        """Tell the optimizer how many steps were done."""
+        """Set the optimizer's count to the steps that were done."""
         self.optimizer.counters[...] = self.backend.to_numpy(self.counters)
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[Array, Array, Array]:
-        """Return copies of what a step changes: parameters with moments, the counters, what else is kept of each."""
+        """Return copies of what a step changes: parameters with moments, the counters, and the reserved parts."""
         return self.copy_of(self.flat.state), self.copy_of(self.counters), self.copy_of(self.flat.more)
 
     def copy_of(self, a: Array) -> Array:
@@ -248,7 +274,7 @@ class TrainingStep:
         return self.backend.xp.asarray(a, copy=True)
 
     def restore(self, state: tuple[Array, Array, Array]) -> None:
-        """Go back to a state. Gradients are no part of it, and are 0: clipping may have left nan between them."""
+        """Go back to a state. The gradients, which it does not contain, become 0: clipping may have made them nan."""
         self.flat.state[...], self.counters[...], self.flat.more[...] = state
         self.flat.gradients[...] = 0
 
@@ -256,7 +282,7 @@ class TrainingStep:
         """Return (mean loss, hits, penalty) of the last steps: float64 [steps, 3]."""
         done = int(self.backend.to_numpy(self.counters)[2])
         first, last = (done - steps) % HISTORY, (done - 1) % HISTORY + 1
-        if first < last:  # a copy of these rows alone, which for a single step is all the difference
+        if first < last:  # copy only these rows, which makes a large difference for a single step
             return np.array(self.backend.to_numpy(self.history[first:last, ...]))
         return np.asarray(self.backend.to_numpy(self.history)[(first + np.arange(steps)) % HISTORY])
 

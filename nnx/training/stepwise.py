@@ -1,4 +1,4 @@
-"""Steps that differ from one to the next: parts of a batch, and a learning rate for each update."""
+"""Steps that differ from one to the next: parts of a batch to be accumulated, and a learning rate for each update."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from weakref import proxy
 from nnx.kernels.step_state import STEP
 from nnx.training.step import TrainingStep
 
-# What dropout takes for the number of a step that updates nothing: no update has it, nor has any other such step.
+# The step number for dropout in a step without an update: neither updates nor other such steps have the same number.
 PARTS = 1 << 32
 
 
 class Plan:
-    """Which steps of an epoch update the parameters, and by which rate.
+    """Which steps of an epoch update the parameters, and with which learning rate.
 
     Args:
-        steps: of an epoch; inf: nobody knows. every: how many make one update; the epoch's last one may have fewer.
-        rate: a function from the number of updates done to the learning rate of the next one; None: as it is.
+        steps: of an epoch; inf: it is not known. every: how many steps make one update; an epoch's last may have fewer.
+        rate: a function from the number of updates done to the learning rate of the next; None: it stays as it is.
     """
 
     def __init__(self, steps: float, every: int = 1, rate: Callable[[int], float] | None = None) -> None:
@@ -30,19 +30,19 @@ class Plan:
         return self.every == 1 and self.rate is None
 
     def parts(self, at: int) -> int:
-        """Return how many steps come before the next update, from a step of the epoch on."""
+        """Return how many steps without an update come next, from step `at` of the epoch on."""
         return int(min(self.every - 1 - at % self.every, self.steps - 1 - at))
 
 
 class Stepwise:
-    """Runs steps by a plan: those that are alike in one call, what differs is set between the calls.
+    """Runs steps by a plan: equal steps in one call; what differs is set between the calls.
 
     Args:
-        update: runs steps that update. part: runs those that only add their gradients to what others will use; None
-            where there are none.
+        trainer: the one whose steps these are. plan: see `Plan`. update: runs steps that update the parameters.
+        part: runs steps that only add up their gradients; None if there are none.
 
     Attributes:
-        at: which step of the epoch comes first, to be set before each `run`.
+        at: the index, in the epoch, of the next step; to be set before each `run`.
     """
 
     native = False
@@ -74,7 +74,7 @@ class Stepwise:
             steps, at = steps - done, int((at + done) % plan.steps)
 
     def _run_parts(self, parts: int, updates: int, at: int) -> None:
-        """Run steps that update nothing, each with a number of its own; then the count is that of the updates again."""
+        """Run steps without an update, each with its own step number; afterwards the count is that of updates again."""
         counters = self._trainer.counters
         counters[STEP] = PARTS + updates * (self._plan.every - 1) + at % self._plan.every
         self._part.run(parts)
@@ -82,7 +82,7 @@ class Stepwise:
 
 
 class WithoutPenalties:
-    """A backend, or what records for it, that leaves penalties out: those of a batch come with its last part."""
+    """A backend, or a recorder, that skips penalties: those of a batch are added with its last part."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -91,4 +91,4 @@ class WithoutPenalties:
         return getattr(self._backend, name)
 
     def regularize(self, *operands: Any, **named: Any) -> None:
-        """Do nothing."""
+        """Do nothing in the place of the operation."""

@@ -1,4 +1,4 @@
-"""Summary of a model with how it is trained."""
+"""Summary of a model, including how it is trained."""
 
 from __future__ import annotations
 

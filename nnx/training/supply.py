@@ -1,4 +1,4 @@
-"""Supplies of rows for training, chunk by chunk, ready for steps: what they are, and those of batches as they come."""
+"""Supplies of rows for training, chunk by chunk and ready for steps: the interface, and the one for made batches."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from nnx.errors import InputError, InputTypeError
 from nnx.training.batches import own_places
 from nnx.training.converting import Converter
 
-HALF = 4 << 20  # bytes of a chunk of batches as they come, unless a step has more
+HALF = 4 << 20  # bytes of a chunk of made batches, unless one step has more
 
-END: Any = object()  # of an epoch
-LONG = 0.1  # seconds: after that a chunk ends with the step that is begun
+END: Any = object()  # stands for the end of an epoch
+LONG = 0.1  # seconds after which a chunk ends early, with the step that was begun
 
 
 class Filled(NamedTuple):
-    """What was written into arrays.
+    """Facts about a chunk that was written into arrays.
 
     Attributes:
-        rows: how many the chunk has, of all processes. last: whether an epoch ends with it.
-        order: where this process's stand, in the order in which steps take them; None: all are there, one by one.
+        rows: how many there are, of all processes. last: whether the chunk ends an epoch.
+        order: the indices of this process's rows, in the order in which steps take them; None: all rows, in order.
     """
 
     rows: int
@@ -35,16 +35,16 @@ class Filled(NamedTuple):
 
 
 class Supply(Protocol):
-    """Rows, epoch by epoch, in chunks of which all but an epoch's last are whole batches.
+    """Gives rows, epoch by epoch, in chunks; each chunk but an epoch's last holds whole batches.
 
-    Of processes that share batches, each has a supply, which gives it the inputs and targets of its own rows.
+    If processes share batches, each has its own supply, which gives it the inputs and targets of its own rows.
 
     Attributes:
-        like: inputs, targets and, where samples are weighted, weights: arrays without rows, of the types of those.
-        batch: rows of a step. chunk: rows of a chunk. room: rows of it that are written to arrays, at most.
-        rows: of an epoch; None where that shows only at its end.
-        expected: how many steps an epoch may have, for the progress; inf: nobody knows.
-        reason: how they come, for `History.streamed`. facts: what must be the same on all processes, by name.
+        like: empty arrays with the types and shapes of inputs, targets and, if samples are weighted, weights.
+        batch: rows of a step. chunk: rows of a chunk. room: the most rows of a chunk that are written to arrays.
+        rows: of an epoch; None if that is known only at its end.
+        expected: the expected number of steps in an epoch, for showing progress; inf: it is not known.
+        reason: how rows come, for `History.streamed`. facts: what must be the same on all processes, by name.
     """
 
     like: list[np.ndarray]
@@ -57,37 +57,37 @@ class Supply(Protocol):
     facts: dict[str, Any]
 
     def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
-        """Write a chunk into arrays. Chunks come in order, or from the first one on.
+        """Write a chunk of an epoch into the arrays `out`. Chunks are asked for in order, or again from the first one.
 
-        Inputs and targets are those of this process's rows, or of all; weights those of all, in order: what a row
-        counts goes by its whole batch.
+        Inputs and targets are those of this process's rows, or of all rows; weights are those of all rows, in order,
+        since a row's factor depends on its whole batch. If `stopped()` becomes true, Stopped is raised.
         """
 
     def close(self) -> None:
-        """End what it goes through; never while `fill` runs."""
+        """Close files, and generators of batches; not called while `fill` runs."""
 
 
 class Stopped(Exception):
-    """Nobody wants the chunk any more."""
+    """The chunk is not wanted any more."""
 
 
 def sizes_of(rows: int, batch: int) -> np.ndarray:
-    """Return how many rows each step takes of so many, float64."""
+    """Return the number of rows of each step, for `rows` rows in batches, float64."""
     full, tail = divmod(rows, batch)
     return np.array([*full * [batch], *([tail] if tail else [])], np.float64)
 
 
 def own_of(shares: Shares | None, rows: int, batch: int) -> np.ndarray:
-    """Return which of a chunk's rows are this process's, in order."""
+    """Return the indices of this process's rows in a chunk, in order."""
     if shares is None or not rows:
         return np.arange(rows)
     return own_places(shares, sizes_of(rows, batch))
 
 
 class AsTheyCome:
-    """Batches that somebody else makes, in their order, cut anew to the size of a step; see `Supply`.
+    """Batches that the user's code makes, in their order, divided into steps of another size; see `Supply`.
 
-    Each of several processes has all of them made, and takes its rows.
+    Each of several processes makes all batches, and takes its own rows of them.
     """
 
     rows: int | None = None
@@ -152,7 +152,7 @@ class AsTheyCome:
             iterator.close()
 
     def _pull(self, epoch: int, anew: bool) -> list[np.ndarray] | None:
-        """Return the next batch, converted; None where there is none."""
+        """Return the next batch, converted; None at the end. `anew`: begin an epoch."""
         if anew:
             self.close()
             self._iterator, self._number = self._batches.begin(), 0
@@ -179,7 +179,7 @@ class AsTheyCome:
                     "weights with all or with none"
                 )
             if _is_empty(x) and _is_empty(y):
-                continue  # a filter may leave nothing of a batch
+                continue  # a filter may have left no row of a batch
             ready = self._convert.all(x, y, weights, where)
             for part, known, name in zip(ready, self.like, ("x", "y", "weights"), strict=False):
                 if part.shape[1:] != known.shape[1:] or part.dtype != known.dtype:
@@ -191,7 +191,7 @@ class AsTheyCome:
 
 
 def of_batch(batches: Iterated, convert: Converter, who: str, inputs_only: bool) -> Iterator[list[np.ndarray]]:
-    """Yield batches as they come, converted: (x, y) or (x, y, weights); for `inputs_only`, x will do."""
+    """Yield batches as they were made, converted: (x, y) or (x, y, weights), or only x if `inputs_only`."""
     for number, batch in enumerate(batches.begin(), 1):
         where = _Place(number)
         parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
@@ -205,13 +205,13 @@ def of_batch(batches: Iterated, convert: Converter, who: str, inputs_only: bool)
 
 
 def _is_empty(a: Any) -> bool:
-    """Tell whether an array, a tensor or a list has no rows."""
+    """Return whether an array, a tensor or a list has no rows."""
     shape = getattr(a, "shape", None)
     return (len(shape) > 0 and shape[0] == 0) if isinstance(shape, tuple) else isinstance(a, list) and not a
 
 
 class _Place:
-    """Says which row of which batch it is."""
+    """Names the place of a row in a batch, for messages."""
 
     def __init__(self, number: int, epoch: int | None = None) -> None:
         self._name = f"batch {number:,}{'' if epoch is None else f' of epoch {epoch + 1}'}"

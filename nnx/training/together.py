@@ -1,4 +1,4 @@
-"""Training together: what several processes must have in common before a fit, and what they agree on within it."""
+"""Training in several processes: what must be the same on all before a fit, and what they agree on during it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from nnx.model.network import Network
 from nnx.training.interrupt import Interrupt
 from nnx.training.trainer import Trainer
 
-MOST = 1 << 20  # parts of a batch: more than there are processes anywhere
+MOST = 1 << 20  # the most parts of a batch: more than any job has processes
 
 
 def shares_for(network: Network, who: str, deterministic: Any = False) -> Shares | None:
-    """Return how batches are divided among the processes that train together; None for one alone.
+    """Return how batches are divided among the processes that train together; None for a process alone.
 
     Args:
-        deterministic: whether a sum must not depend on how many processes there are; or into how many parts a batch
-            is divided for that.
+        network: what is trained. who: the call, for messages.
+        deterministic: whether sums must not depend on the number of processes; a number says into how many parts each
+            batch is divided for that.
 
     Raises:
-        InputError: the network, or the number of parts, is not one that they can share.
+        InputError: processes cannot share the steps of this network, or the number of parts does not fit.
     """
     comm, parts = current(), 0
     if deterministic is not False:
@@ -58,7 +59,10 @@ def shares_for(network: Network, who: str, deterministic: Any = False) -> Shares
 
 @contextmanager
 def repeatable(shares: Shares | None, backend: Backend) -> Iterator[None]:
-    """Let BLAS take one thread where sums must not depend on how many there are; the kernels of Numba never do."""
+    """Within the block, if `shares` are fixed, BLAS uses one thread, as its sums depend on the number of threads.
+
+    The results of Numba's kernels never do.
+    """
     limits: Any = None
     if shares is not None and shares.fixed and backend.name == "numpy":
         with suppress(ImportError):
@@ -73,13 +77,14 @@ def repeatable(shares: Shares | None, backend: Backend) -> Iterator[None]:
 
 
 def begin(trainer: Trainer, who: str, **arguments: Any) -> None:
-    """Have all processes begin alike: refuse what differs, and take rank 0's parameters.
+    """Check that all processes begin with the same model and arguments, and take rank 0's parameters.
 
     Args:
-        arguments: what else must be the same: arrays by their contents, all else by its words.
+        trainer: what trains the model. who: the call, for messages. arguments: further values that must be the same:
+            arrays are compared by their contents, all else by its text.
 
     Raises:
-        InputError: on all of them; it names what differs, and on which rank.
+        InputError: on all processes; it names what differs, and on which rank.
     """
     shares, network = trainer.shares, trainer.network
     if shares is None or shares.comm.size == 1:
@@ -95,19 +100,19 @@ def begin(trainer: Trainer, who: str, **arguments: Any) -> None:
         **{name.replace("_", " "): fact(value) for name, value in arguments.items()},
     }
     comm.agree(facts, who)
-    comm.overlaps(trainer.backend)  # for which all may have to be asked, as here they are
+    comm.overlaps(trainer.backend)  # here, because it may need all processes
     comm.broadcast(trainer.flat.state, trainer.backend)
     comm.broadcast(trainer.flat.more, trainer.backend)
 
 
 def end(trainer: Trainer, comm: Communicator, who: str) -> None:
-    """Refuse, on all processes, parameters that have become different."""
+    """Raise InputError, on all processes, if their parameters have become different."""
     if comm.size > 1:
         comm.agree({"the parameters after training": fact(trainer.backend.to_numpy(trainer.flat.values))}, who)
 
 
 def fact(value: Any) -> Any:
-    """Return what tells whether a value is the same on all processes."""
+    """Return a short form of a value, by which processes compare it."""
     if isinstance(value, np.ndarray):
         return f"array {value.shape} {value.dtype}, checksum {zlib.crc32(np.ascontiguousarray(value).data):08x}"
     if isinstance(value, list | tuple):
@@ -118,30 +123,30 @@ def fact(value: Any) -> Any:
 
 
 class Agreement:
-    """What the processes of a fit decide together: each of them must do as many steps.
+    """What the processes of a fit decide together, since each must do the same number of steps.
 
     Args:
-        comm: the processes. interrupt: whether this one was asked to end.
+        comm: the processes. interrupt: tells whether this process was asked to end.
 
     Attributes:
-        interrupted: whether any was asked to end, as far as all know.
+        interrupted: whether any process was asked to end, as of the last agreement.
     """
 
     def __init__(self, comm: Communicator, interrupt: Interrupt) -> None:
         self._comm, self._interrupt, self.interrupted = comm, interrupt, False
 
     def steps(self, wanted: int, rows: int) -> int:
-        """Return how many steps, of so many rows, to do now: 0 where the fit ends."""
+        """Return how many steps, of `rows` rows each, to do now, at most `wanted`; 0 if the fit ends."""
         least = self._least(wanted, rows)
         return 0 if self.interrupted else int(least)
 
     def goes_on(self, stop: bool) -> bool:
-        """Tell whether another epoch begins, where this process was told to `stop`, or not."""
+        """Return whether another epoch begins; `stop`: whether this process was told to stop."""
         return bool(self._least(not stop)) and not self.interrupted
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """Wait for data: an error that comes in the way of one process is raised where the others agree next."""
+        """Return a context for getting data: an error in one process is raised in the others when they next agree."""
         try:
             yield
         except Exception:
@@ -151,13 +156,13 @@ class Agreement:
                 raise
 
     def _least(self, mine: float, rows: int = 0) -> float:
-        """Return the least of what all processes say; `rows` of the step that comes next must be the same on all."""
+        """Return the least number that a process gives; `rows`, those of the next step, must be the same on all."""
         if self._comm.size == 1:
             self.interrupted = self._interrupt.asked
             return mine
         least, unasked, fine, low, high = self._comm.least(mine, not self._interrupt.asked, 1, rows, -rows).tolist()
         if not fine:
-            self._comm.gather(None)  # which raises what has come in the way of another
+            self._comm.gather(None)  # raises the error of another process, if there was one
         if low != -high:
             self._comm.agree({"the next step's rows": rows}, "fit")
         self.interrupted = not unasked

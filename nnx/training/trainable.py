@@ -1,4 +1,4 @@
-"""Trainable network: one with a loss, an optimizer and metrics, and what trains it."""
+"""Trainable network: a network with a loss, an optimizer and metrics, and the trainer made of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.measures import checked as checked_metrics
 from nnx.model.network import Network
-from nnx.model.validation import check_ending, check_loss
+from nnx.model.validation import check_ending, check_loss, check_optimizer
 from nnx.optimizers import Optimizer
 from nnx.owner import alone, changing
 from nnx.settings import assignable
@@ -30,7 +30,7 @@ Array = Any
 
 
 class Trainable(Network):
-    """A network, once compiled its loss, optimizer and metrics, and how far it is trained; see `Sequential`."""
+    """A network with, once compiled, loss, optimizer, metrics and training state; see `Sequential`."""
 
     _facts: ClassVar[Mapping[str, str]] = {
         **Network._facts,
@@ -65,15 +65,21 @@ class Trainable(Network):
     @changing
     @on_its_device
     def compile(self, loss: Loss, optimizer: Optimizer, metrics: Any = ("accuracy",)) -> Self:
-        """Say what is minimised and how. The model takes copies, and starts the optimizer anew.
+        """Set the loss, the optimizer and the metrics; return the model.
+
+        The model takes copies of loss and optimizer, and the optimizer starts anew, with all moments 0.
 
         Args:
             loss: such as `CategoricalCrossEntropy()`. optimizer: such as `Adam(0.01)`.
-            metrics: a list of "accuracy": the share of right classes; of outputs on the right side of 0.5 for binary
-                cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17). In evaluation
-                and validation also "precision", "recall", "f1", "auc", "balanced_accuracy", "top_5" (any number) for
-                classes, "mae", "rmse", "r2" for numbers, as nnx.metrics has them, and functions f(y_true, y_pred) of
-                your own, called with all targets and all outputs of `predict` at once and listed by their names.
+            metrics: a list. "accuracy" is the share of right outputs: those of the right class; for binary
+                cross-entropy, those on the right side of 0.5; for regression, those within std(y) / 250 of the target
+                (chapter 17). In evaluation and validation there can also be, as defined in nnx.metrics, "precision",
+                "recall", "f1", "auc", "balanced_accuracy" and "top_5" (or another number) for classes, and "mae",
+                "rmse" and "r2" for regression; and functions f(y_true, y_pred) of your own, which are called once with
+                all targets and all outputs of `predict`, and listed by their names.
+
+        Raises:
+            InputError: an argument cannot be used, or does not fit the layers or the loss; nothing was changed.
         """
         self._check_loss(loss)
         _check_optimizer(optimizer)
@@ -84,7 +90,7 @@ class Trainable(Network):
         self.__dict__.update(metrics=metrics)
         self._trainer = None
         self._begin()
-        self._compiled("compile").outdated = not self.trainable  # all else was just checked
+        self._compiled("compile").outdated = not self.trainable  # everything else was just checked
         return self
 
     def _check_loss(self, loss: Any) -> None:
@@ -96,7 +102,7 @@ class Trainable(Network):
 
     @property
     def loss(self) -> Any:
-        """What is minimised, or None before `compile`."""
+        """The loss; None before `compile`."""
         return self._loss
 
     @loss.setter
@@ -111,7 +117,7 @@ class Trainable(Network):
 
     @property
     def optimizer(self) -> Any:
-        """What moves the parameters, or None before `compile`; another one begins anew."""
+        """The optimizer; None before `compile`. One that is assigned starts anew."""
         return self._optimizer
 
     @optimizer.setter
@@ -124,10 +130,10 @@ class Trainable(Network):
         self._optimizer = copy.deepcopy(optimizer)
         self._begin()
 
-    # ---- what trains it ----------------------------------------------------------------------------------------------
+    # ---- the trainer -------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Start the optimizer anew."""
+        """Start the optimizer anew, with all moments 0."""
         self.optimizer.counters[:] = 0
         self.optimizer.reserve_moments(self.flat)
         for name in ("first", "second", "gradients", *self.flat.names):
@@ -135,7 +141,7 @@ class Trainable(Network):
         self._renew()
 
     def _renew(self) -> None:
-        """Make what trains the model as it is now."""
+        """Make a trainer for the model as it is now."""
         tolerance = self._trainer.tolerance if self._trainer is not None else 0.0
         self._scoring = None
         self._trainer = Trainer(self, self.loss, self.optimizer, self.metrics)
@@ -157,7 +163,7 @@ class Trainable(Network):
         self._scoring = None
 
     def settings_changed(self) -> None:
-        """Be told that a setting or a method of a layer, the loss or the optimizer is another one now."""
+        """Mark recordings as outdated: called when a setting or a method of a layer, loss or optimizer changes."""
         super().settings_changed()
         if self._trainer is not None:
             self._trainer.outdated = True
@@ -170,30 +176,30 @@ class Trainable(Network):
         return self._trainer
 
     def _trainable(self, what: str) -> Trainer:
-        """Return what trains the model, with all settings as they are now."""
+        """Return the trainer, updated to all present settings; raise InputError before `compile`."""
         trainer = self._compiled(what)
         trainer.refresh()
         return trainer
 
     def scoring(self) -> Scoring:
-        """Return how samples are evaluated, with all settings as they are now, of a model that can be trained."""
+        """Return the `Scoring` for all present settings; raise InputError if the model cannot be evaluated."""
         scoring = self._scoring
         if scoring is None:
             self._compiled("evaluate").check()
             scoring = Scoring(self.inference(), self.loss, self.metrics)
-            if scoring.native is not None:  # all parts are nnx's own, which tell of every change
+            if scoring.native is not None:  # all parts are nnx's own, which notify the model of every change
                 self._scoring = scoring
         return scoring
 
     # ---- targets -----------------------------------------------------------------------------------------------------
 
     def _targets(self, y: Any, x: np.ndarray, who: str) -> Array:
-        """Return targets as an array of the backend, after checking them against x and the outputs."""
+        """Return targets as the loss takes them, an array of the backend, checked against x and the outputs."""
         target = self._host_targets(y, x, who)
         return self.backend.asarray(target, target.dtype)
 
     def _host_targets(self, y: Any, x: np.ndarray, who: str) -> np.ndarray:
-        """Return targets as the loss wants them, as a NumPy array."""
+        """Return targets as the loss takes them, a NumPy array, checked against x and the outputs."""
         width = self._output_width(x)
         given = targets.given(self._from_device(y), f"{who}: y")
         if not given.shape or given.shape[0] != len(x):
@@ -204,16 +210,16 @@ class Trainable(Network):
         return target
 
     def _output_width(self, x: np.ndarray) -> int:
-        """Return how many outputs a row has."""
+        """Return the number of outputs for each row."""
         if self.n_outputs is not None:
             return self.n_outputs
-        with self.inference().layers_alone():  # a layer of the user's own, whose width shows only in its output
+        with self.inference().layers_alone():  # a user-defined layer's width may show only in its output
             return int(self.inference().outputs(x[:1]).shape[1])
 
     def _weights(
         self, y: Any, target: np.ndarray, who: str, sample_weight: Any = None, class_weight: Any = None
     ) -> np.ndarray | None:
-        """Return what each sample counts, float64 [N], or None: all alike. The loss may ignore labels."""
+        """Return the weight of each sample, float64 [N], 0 for labels that the loss ignores; None if all are alike."""
         samples, classes, counted = None, None, self.loss.counted(y)
         if sample_weight is not None:
             samples = self._checked_weights(sample_weight, len(target), who)
@@ -225,17 +231,17 @@ class Trainable(Network):
         return weights.checked(self._from_device(sample_weight), samples, who)
 
     def _factors(self, counts: np.ndarray | None) -> Array:
-        """Return that as an array of the backend [N, 1], on average 1."""
+        """Return the factors for weights: an array of the backend [N, 1], on average 1; None for None."""
         if counts is None:
             return None
         return self.backend.asarray(weights.normalized(counts, [len(counts)])[:, None], self.dtype)
 
     def _classes(self, target: np.ndarray, who: str, width: int | None = None) -> tuple[np.ndarray, range]:
-        """Return the class of each sample, and all classes, of which there are `width`, if that is known."""
+        """Return the class of each sample, int64 [N], and all classes; `width` is their number, if it is known."""
         if self.loss.metric == "categorical" and target.ndim == 1:
             return target, range(width or self.n_outputs or int(target.max()) + 1)
         smoothing = getattr(self.loss, "label_smoothing", 0.0)
-        one = 1 - smoothing + smoothing / target.shape[-1]  # of a label's row; without smoothing, exactly
+        one = 1 - smoothing + smoothing / target.shape[-1]  # the target of the true class; exactly 1 without smoothing
         categorical, rounding = self.loss.metric == "categorical", 1e-5 if smoothing else 0
         if categorical and np.allclose(target.max(axis=1), one, rtol=rounding, atol=0):
             return target.argmax(axis=1), range(target.shape[1])
@@ -246,13 +252,13 @@ class Trainable(Network):
             "sample_weight instead"
         )
 
-    # ---- going on elsewhere ------------------------------------------------------------------------------------------
+    # ---- copying, pickling and loading -------------------------------------------------------------------------------
 
     @alone
     @changing
     @on_its_device
     def resume(self, iterations: int, tolerance: float) -> None:
-        """Go on from so many optimizer steps: for a model that was loaded or moved."""
+        """Continue after `iterations` steps of the optimizer: for a model that was loaded or moved."""
         trainer = self._compiled("resume")
         self.optimizer.counters[:] = (iterations, 0, 0)
         trainer.counters[...] = self.backend.asarray(self.optimizer.counters, "int64")
@@ -280,3 +286,4 @@ def _check_optimizer(optimizer: Any) -> None:
     checks.instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
     if type(optimizer) is Optimizer:
         raise InputTypeError(f"compile: {optimizer}: expected one of the classes made from Optimizer")
+    check_optimizer(optimizer)

@@ -1,7 +1,8 @@
-"""Trainer: a step that is recorded once and replayed many times.
+"""Trainer: a training step that is recorded once and replayed many times.
 
-`Trainer.runner` records a step on the backend and gives back something that runs n steps in one call; where that cannot
-be, it runs the step eagerly and says why. Steps come whole or not at all: what is cut short is undone.
+`Trainer.runner` records a step on the backend and returns an object that runs n steps in one call. If a step cannot be
+replayed, that object runs it eagerly, layer by layer, and says why. Steps are done completely or not at all: one that
+is interrupted is undone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nnx.backends.recorder import AS_WRITTEN, Program, Recorder
+from nnx.backends.recorder import AS_WRITTEN, Program, Recorder, Template, lent
 from nnx.callbacks import Model
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError, NonFiniteError, NotReplayable
@@ -23,12 +24,12 @@ from nnx.layers.chain import every
 from nnx.losses import Loss
 from nnx.measures import Metric, beside, name_of
 from nnx.model.network import Network
-from nnx.model.validation import check_ending, check_loss
+from nnx.model.validation import check_ending, check_loss, check_optimizer
 from nnx.optimizers import Optimizer
 from nnx.owner import changing
-from nnx.settings import written
+from nnx.settings import Assignable, written
 from nnx.training.agreement import State, check_agreement
-from nnx.training.custom_layers import CustomParts, Held
+from nnx.training.custom_layers import CustomParts, Held, is_custom
 from nnx.training.eager import Eager
 from nnx.training.parts import divided
 from nnx.training.shared import Halves, Shared, shared
@@ -38,12 +39,13 @@ from nnx.training.stepwise import Stepwise, WithoutPenalties
 Array = Any
 Result = TypeVar("Result")
 LOSS_ITSELF = "the loss itself"
-BATCH_SIZES = 8  # for how many sizes of batches step() keeps its recording
+BATCH_SIZES = 8  # step() keeps the recordings for so many batch sizes
+TEMPLATES = 8  # fits keep the templates for so many forms of data
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How steps ran, without what ran them, which holds their data.
+    """How steps ran, in words, kept after the program that ran them, whose data need memory, is gone.
 
     Attributes:
         description, kernels: see `Program`.
@@ -60,22 +62,23 @@ class Trainer(TrainingStep):
     """Records and runs the training steps of a compiled model.
 
     Attributes:
-        edition: how often settings have changed; what was recorded holds those of the edition it was recorded in.
-        outdated: whether they have changed since: see `refresh`.
+        edition: a number that grows whenever settings have changed; a recording contains the settings of its edition.
+        outdated: whether settings have changed since the last `refresh`.
         ran: how the last steps ran; None before the first.
     """
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[Metric]) -> None:
         self.edition, self.outdated = 0, True
         self.ran: Program | Eager | Shared | Execution | None = None
-        self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
+        self._held: list[Held] = []  # the values of user-defined parts that recordings contain
         self._saved: State | None = None
         self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager | Shared]] = {}
+        self._templates: dict[Any, Template] = {}  # of what was recorded, by the form of its data
         self._shares: Shares | None = None
         super().__init__(network, loss, optimizer, metrics)
 
     def check(self) -> None:
-        """Refuse what cannot be trained any more, because layers or methods were exchanged."""
+        """Raise InputError if the model cannot be trained any more because layers or methods were replaced."""
         if self.network.flat.size == 0:
             raise InputError("the model has no parameters, so there is nothing to train; add a Dense layer")
         if not self.network.trainable:
@@ -84,11 +87,12 @@ class Trainer(TrainingStep):
             )
         check_loss(self.given_loss)
         check_ending(self.network.layers[-1], self.given_loss)
+        check_optimizer(self.optimizer)
 
     def refresh(self) -> int:
-        """Take over the settings of layers, loss and optimizer as they are now; return which edition that is.
+        """Take over the present settings of layers, loss and optimizer; return the edition.
 
-        What was recorded in another edition must be recorded anew.
+        A step that was recorded in another edition must be recorded again.
 
         Raises:
             InputError: see `check`.
@@ -97,20 +101,25 @@ class Trainer(TrainingStep):
             self.check()
             whole = False
             try:
-                self.outdated = False  # before anything is read: another thread may be changing settings
+                self.outdated = False  # first, since another thread may change settings while they are read
                 self._fuse()
-                self.network.penalties[...] = 0  # a step writes only those that there are
-                self._staged.clear()
+                self.network.penalties[...] = 0  # steps write only those of layers that have penalties
+                self._forget()
                 self._held.clear()
                 self.edition += 1
                 whole = True
             finally:
-                if not whole:  # cut short by Ctrl-C (owner.py)
+                if not whole:  # interrupted by Ctrl-C (owner.py)
                     self.outdated = True
         return self.edition
 
+    def _forget(self) -> None:
+        """Forget what was recorded."""
+        self._staged.clear()
+        self._templates.clear()
+
     def quantities(self, validated: bool) -> list[str]:
-        """Return the names of what a fit measures, in the order of its history."""
+        """Return the names of the quantities that a fit measures, in the order of its history."""
         parts = ["data_loss", "regularization_loss"] if self.network.regularized else []
         scores = ["loss", *(["accuracy"] if self.metric is not None else [])]
         held_out = [*scores, *map(name_of, beside(self.metrics))] if validated else []
@@ -120,10 +129,10 @@ class Trainer(TrainingStep):
 
     @changing
     def runner(self, feed: Feed, part: bool = False) -> Program | Eager | Shared:
-        """Return something with `run(steps)`: a replay of the step where that can be, the step itself otherwise.
+        """Return an object with `run(steps)`: the compiled recording of a step if it can be replayed, else `Eager`.
 
-        The step is run once while it is recorded, and once from its recording; both must agree. The model is as
-        before when this returns. `part`: as for `step`.
+        The step is run once while it is recorded, and once from its recording; both must agree. The model is unchanged
+        when this returns. `part`: as for `step`.
         """
         if feed.parts is None:
             return self._runner(feed, self.backend.compile, part)
@@ -134,12 +143,12 @@ class Trainer(TrainingStep):
 
     def _runner(self, feed: Feed, compiled: Callable[[Recorder], Program], part: bool = False) -> Program | Eager:
         optimizer = self.optimizer
-        if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
+        if written(optimizer, "update"):  # it may clip, warm up or skip steps, which one step does not show
             reason = f"{optimizer} has an update() of its own, which may differ from step to step"
             return Eager(self, feed, reason, part)
+        custom = CustomParts(self._parts(), feed.x, self.backend.xp)
         before, state, counters, more = self.state(), self.flat.state, self.counters, self.flat.more
         gradients = self.flat.gradients
-        custom = CustomParts([*every(self.network._layers), self.loss, self.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
         known += self.network.buffers()
         recorder = self.backend.record(known)
@@ -161,7 +170,7 @@ class Trainer(TrainingStep):
                 check_agreement(self, recorder, before, eager, eager_loss, part)
         except NotReplayable as reason:
             return Eager(self, feed, str(reason), part)
-        finally:  # whatever comes in between (owner.py)
+        finally:  # also after an exception from a signal handler (owner.py)
             state[...], counters[...], more[...] = before
             gradients[...] = 0  # see `restore`
             try:
@@ -172,22 +181,44 @@ class Trainer(TrainingStep):
         self._held += [] if held is None else [held]
         return program
 
+    def _parts(self) -> list[Assignable]:
+        return [*every(self.network._layers), self.loss, self.optimizer]
+
+    def known_runner(self, feed: Feed) -> Program | Eager | Shared:
+        """Return `runner(feed)`, without recording where that was done on other data of the same form.
+
+        Settings are those of then, or `refresh` had forgotten it; code of the user's own may depend on more.
+        """
+        form = self.backend.form(feed.arrays()) if self._shares is None else None
+        if form is None or any(map(is_custom, self._parts())):
+            return self.runner(feed)
+        key = form, feed.x.shape[0], self.accumulating, self.averaging
+        if key in self._templates:
+            return self._templates[key].on(feed.arrays(), self.backend.threads)
+        runner = self.runner(feed)
+        template = None if isinstance(runner, Eager | Shared) else runner.template(feed.arrays())
+        if template is not None:
+            if len(self._templates) == TEMPLATES:
+                self._templates.pop(next(iter(self._templates)))
+            self._templates[key] = template
+        return runner
+
     # ---- shares ------------------------------------------------------------------------------------------------------
 
     @property
     def shares(self) -> Shares | None:
-        """How batches are divided among processes; None where each is taken as a whole, by this one."""
+        """How batches are divided among processes; None if this process takes each batch as a whole."""
         return self._shares
 
     @shares.setter
     def shares(self, shares: Shares | None) -> None:
         if shares != self._shares:
             self._shares = shares
-            self._staged.clear()
+            self._forget()
 
     @changing
     def swap(self) -> None:
-        """Let the mean of parameters be the parameters, and the other way round."""
+        """Exchange the parameters and their mean."""
         values, mean = self.flat.values, self.flat.average
         kept = self.copy_of(values)
         values[...] = mean
@@ -199,15 +230,14 @@ class Trainer(TrainingStep):
     def run(self, runner: Runner, steps: int) -> np.ndarray:
         """Run up to HISTORY steps; return their (mean loss, hits, penalty): float64 [steps, 3].
 
-        Where that is interrupted the model is as it was after the last whole call, or this one: never after a part of
-        a step.
+        If it is interrupted, the model is as before this call or as after all its steps, never in between.
         """
-        if runner.native:  # Python hears of a signal once all steps are done
+        if runner.native:  # Python notices a signal only after all steps
             return self._run(runner, steps)
         return self._whole(lambda before: self._run(runner, steps))
 
     def run_all(self, feed: Feed, runner: Runner, steps: int) -> np.ndarray:
-        """Run any number of steps as `run` does, in chunks between which Ctrl-C is heard."""
+        """Run any number of steps as `run` does, in chunks between which Ctrl-C is noticed."""
         if steps == 1:
             return self.run(runner, 1)
         rows, done, pace = [], 0, feed.pace
@@ -220,7 +250,7 @@ class Trainer(TrainingStep):
 
     def _run(self, runner: Runner, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
         self.begin()
-        with np.errstate(all="ignore"):  # what is not finite is found in the losses
+        with np.errstate(all="ignore"):  # the losses show numbers that are not finite
             runner.run(steps)
         if meanwhile is not None:
             meanwhile()
@@ -234,8 +264,8 @@ class Trainer(TrainingStep):
     ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
         """Run steps as `run` does, up to the first one whose loss is not finite; then also return the error to raise.
 
-        The model is then as it was before that step. `epoch_of` gives the epoch of the nth of these steps.
-        `meanwhile` is what the host does once the steps are asked for, before it waits for them.
+        The model is then as it was before that step. `epoch_of(n)` is the epoch of the nth of these steps. `meanwhile`
+        is called on the host after the steps were started, before waiting for them.
         """
         return self._whole(lambda before: self._guarded(before, runner, feed, steps, epoch_of, meanwhile))
 
@@ -255,7 +285,7 @@ class Trainer(TrainingStep):
             return rows[: bad[0]], NonFiniteError(self._diagnosis(feed, rows[bad[0]], epoch_of(int(bad[0]))))
 
     def _whole(self, work: Callable[[State], Result]) -> Result:
-        """Do some work, given the state before it. Where it is cut short, go back to that state."""
+        """Return `work(state)`, given the present state; if it is interrupted, go back to that state."""
         state, counters, more, gradients = self.flat.state, self.counters, self.flat.more, self.flat.gradients
         counted = self.optimizer.counters
         iterations, before, whole = counted.copy(), None, False
@@ -270,7 +300,7 @@ class Trainer(TrainingStep):
                 gradients[...] = 0  # see `restore`
 
     def staged(self, x: np.ndarray, y: Array, factors: Array = None) -> tuple[Feed, Program | Eager | Shared]:
-        """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""
+        """Copy a batch into the buffers for its size; return their feed and its runner, made once for each size."""
         key = (*x.shape, *y.shape[1:], *(() if factors is None else (-1,)))
         if key not in self._staged:
             if len(self._staged) == BATCH_SIZES:
@@ -288,20 +318,21 @@ class Trainer(TrainingStep):
         return feed, runner
 
     def note(self, runners: Sequence[Runner]) -> None:
-        """Note how the steps of a fit run: those of the full batch first, then those of a smaller last one, if any."""
+        """Store how the steps of a fit run: those of full batches first, then those of a smaller last one, if any."""
         if runners:
             how, *others = dict.fromkeys(runner.description for runner in runners)
             description = "; an epoch's last: ".join([how, *others])
             self.ran = Execution(description, runners[0].kernels)
 
     def set_tolerance(self, tolerance: float) -> None:
-        """Set how near a regression's output must be to count as right; recorded steps hold the old number."""
+        """Set how near to its target a regression's output must be to be right; recordings of `step` are dropped."""
         if tolerance != self.tolerance:
             self.tolerance = tolerance
-            self._staged.clear()
+            if self.metric is not None:
+                self._forget()
 
     def _snapshot(self) -> State:
-        """Return the state in buffers that the next snapshot overwrites: fresh memory would cost more than the copy."""
+        """Return the state in buffers that the next snapshot overwrites: new memory would take longer than the copy."""
         if self._saved is None or self._saved[2].shape != self.flat.more.shape:
             self._saved = self.state()
         else:
@@ -311,11 +342,11 @@ class Trainer(TrainingStep):
         return self._saved
 
     def _diagnosis(self, feed: Feed, row: np.ndarray, epoch: int) -> str:
-        """Run the step's forward pass once more and name the first place with a number that is not finite."""
+        """Run the step's forward pass again, and return the message that names the first number that is not finite."""
         backend, before = self.backend, self.copy_of(self.flat.statistics)
         if feed.source is not None:
             backend.gather_rows(feed.source[0], feed.source[2], self.counters, out=feed.x)
-        place, outputs = LOSS_ITSELF, feed.x
+        place, outputs = LOSS_ITSELF, lent(feed.x, backend)
         for number, layer in enumerate(self.layers):
             name = f"layer {number}, {layer}"
             bad = [p for p in layer.shapes if not np.isfinite(backend.to_numpy(layer.parameter(p))).all()]
@@ -323,7 +354,7 @@ class Trainer(TrainingStep):
             if bad or not np.isfinite(backend.to_numpy(outputs)).all():
                 place = f"the {bad[0]} of {name}" if bad else f"the output of {name}"
                 break
-        self.flat.statistics[...] = before  # which the forward pass has moved
+        self.flat.statistics[...] = before  # the forward pass has changed them
         step = int(backend.to_numpy(self.counters)[STEP]) + 1
         numbers = self.loss.metric == "regression" and place == LOSS_ITSELF  # the outputs are finite
         scaled = "the inputs and the targets" if numbers else "the inputs"
@@ -335,7 +366,7 @@ class Trainer(TrainingStep):
 
 
 def explain(model: Model, runner: Runner) -> None:
-    """Note on a model why its steps are not replayed, or not as its backend could, if that is so."""
+    """Set a model's `eager_reason` and `replay_reason` by how its steps run."""
     if runner.reason is None:
         return
     if runner.description == AS_WRITTEN:

@@ -1,7 +1,7 @@
 """The CuPy backend: CUDA GPUs, by the kernels of nnx/kernels/cuda and, for large matrix products, cuBLAS.
 
-Every operation has the same form: operands are made fit for a kernel (cupy/operands.py), and it is launched. Operations
-stand in a file for each topic, as in nnx/backends/operations. Nothing there waits for the GPU.
+Every operation has the same form: its operands are prepared for a kernel (cupy/operands.py), which is then launched.
+There is a file of operations for each topic, as in nnx/backends/operations. No operation waits for the GPU.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from nnx.backends.streaming import Halves, Stream
 
 Array = Any
 GRAPH = "NNX_GRAPH"  # 0: recorded steps and predictions run one operation at a time
-STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; otherwise what does not fit there
-PERSISTENT = "NNX_PERSISTENT"  # 1: a recorded step is the persistent kernel whenever it fits; 0: never
+STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; otherwise those that do not fit there
+PERSISTENT = "NNX_PERSISTENT"  # 1: a recorded step runs in the persistent kernel whenever it fits; 0: never
 
 
 class CupyBackend(CudaBlocks, CudaDense, CudaLosses, CudaNoise, CudaNorm, CudaOptimizers, CudaSoftmax, CudaStep):
@@ -57,7 +57,7 @@ class CupyBackend(CudaBlocks, CudaDense, CudaLosses, CudaNoise, CudaNorm, CudaOp
         self.persistent = flag(PERSISTENT)
 
     def implementation(self, op: str) -> str:
-        if op.startswith("dense"):  # which of the two is chosen for each shape: SMALL
+        if op.startswith("dense"):  # the shape decides which of the two is used: see SMALL in matmul/dispatch.py
             return {"auto": "cupy:product/cublas", "own": "cupy:product", "blas": "cupy:cublas"}[self.gemm_rule]
         return super().implementation(op)
 
@@ -70,7 +70,7 @@ class CupyBackend(CudaBlocks, CudaDense, CudaLosses, CudaNoise, CudaNorm, CudaOp
         return replace(plain, notes=(products, *said, *plain.notes, *rules, *self._met))
 
     def _graph_rule(self) -> str:
-        """Return in words how recorded steps run, and who then does the products that cuBLAS does elsewhere."""
+        """Return in words how recorded steps run, and what does their large products."""
         if not self.graphs:
             return f"recorded steps: one operation at a time, by {GRAPH}=0"
         lt = self.lt()
@@ -80,7 +80,7 @@ class CupyBackend(CudaBlocks, CudaDense, CudaLosses, CudaNoise, CudaNorm, CudaOp
         return f"recorded steps: one CUDA graph each, in it for cuBLAS: {who}; {GRAPH}=0 for one operation at a time"
 
     def _persistent_rule(self) -> list[str]:
-        """Return in words which recorded steps are the persistent kernel."""
+        """Return in words which recorded steps run in the persistent kernel."""
         if not self.graphs or self.persistent is False:
             return []
         most = "" if self.persistent else f" and take up to {MOST_WORK:,} multiply-adds"
@@ -88,7 +88,7 @@ class CupyBackend(CudaBlocks, CudaDense, CudaLosses, CudaNoise, CudaNorm, CudaOp
         return [f"{which}: many in one launch of a persistent kernel; {PERSISTENT}=0 for none, 1 for all that fit"]
 
     def _tuning_rule(self) -> list[str]:
-        """Return in words who says which of cuBLASLt's algorithms multiply in graphs, and those of this process."""
+        """Return in words how cuBLASLt's algorithms in graphs are chosen, and the choices of this process."""
         if not self.graphs or isinstance(self.lt(), str):
             return []
         choices = self.choices()
@@ -100,7 +100,7 @@ class CupyBackend(CudaBlocks, CudaDense, CudaLosses, CudaNoise, CudaNorm, CudaOp
         """Do what a training step does, by kernels, by cuBLAS and by CuPy's own functions, and compare.
 
         Raises:
-            BackendUnavailable: some of it does not work here.
+            BackendUnavailable: something does not work here.
         """
         with explained(self._full_name()):
             super().probe()
@@ -108,7 +108,7 @@ class CupyBackend(CudaBlocks, CudaDense, CudaLosses, CudaNoise, CudaNorm, CudaOp
             big, share = self.to_numpy(self.cupy.matmul(x, w)), self.to_numpy(self.softmax(x * 0))
             if float(big[0, 0]) != 11 or share.tolist() != [[0.5, 0.5]]:
                 raise RuntimeError(f"[1 2] @ [3 4] gave {big.tolist()}, softmax [0 0] {share.tolist()}")
-            for dtype, kind in (("float32", type(self)), ("float64", Operations)):  # by kernels, and by CuPy alone
+            for dtype, kind in (("float32", type(self)), ("float64", Operations)):  # by kernels, and only by CuPy
                 found = _tiny_step(self, kind, self.asarray(x, dtype))
                 if found != TINY_STEP:
                     raise RuntimeError(f"the gradients of a tiny step in {dtype} are {found}, not {TINY_STEP}")
@@ -166,14 +166,14 @@ def _tiny_step(backend: CupyBackend, kind: type[Operations], x: Array) -> list[l
 
 @each_on_its_gpu
 class MultiGpuCupyBackend(CupyBackend):
-    """The same, where there are several GPUs."""
+    """The CuPy backend for a machine with several GPUs."""
 
 
 def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None = None) -> CupyBackend:
-    """Return the backend on a GPU, which `probe` is yet to try.
+    """Return the backend on a GPU, not yet tried by `probe`.
 
     Args:
-        device: its number as CUDA counts those it may see; "" is the first.
+        device: the number of the GPU among those visible to CUDA; "" is the first.
         gpu_memory_limit: see `CudaDevice`. precision: see `CudaDense`.
 
     Raises:
@@ -202,7 +202,7 @@ def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None
 
 
 def load() -> Any:
-    """Import CuPy, whose warnings (of two wheels, of a missing toolkit) are told in `info()` or as reasons instead."""
+    """Import CuPy without its warnings (two wheels, a missing toolkit): `info()` or an error's reason has the facts."""
     if find_spec("cupy") is None:
         raise ModuleNotFoundError("CuPy is not installed", name="cupy")
     with warnings.catch_warnings():

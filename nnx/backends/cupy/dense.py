@@ -1,6 +1,7 @@
 """Dense layers: forward pass, gradients and regularization, and the precision of their matrix products.
 
-Who multiplies is decided in matmul/dispatch.py. Large products may round to TF32 or bf16 (nnx/backends/precision.py).
+matmul/dispatch.py chooses the kernel or library for a product. Large products may round to TF32 or bf16
+(nnx/backends/precision.py).
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class CudaDense(CudaMatmul):
     """The operations of dense layers.
 
     Args:
-        precision: of large float32 products; None: what NNX_PRECISION says, or TF32 where CUPY_TF32=1 asks CuPy for it,
-            or "full". Models may ask for another: see `Backend.with_precision`.
+        precision: of large float32 products; None: that of NNX_PRECISION, else TF32 if CUPY_TF32=1 is set for CuPy,
+            else "full". Models may ask for another one: see `Backend.with_precision`.
     """
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, precision: str | None = None) -> None:
@@ -42,7 +43,7 @@ class CudaDense(CudaMatmul):
     # ---- precision ---------------------------------------------------------------------------------------------------
 
     def _with_precision(self, wanted: str) -> CudaDense:
-        other = copy.copy(self)  # over the same arrays, kernels and scratch
+        other = copy.copy(self)  # which shares arrays, kernels and scratch memory
         other._set_precision(wanted)
         return other
 
@@ -52,7 +53,7 @@ class CudaDense(CudaMatmul):
             raise InputError(f"precision={wanted!r} is for the CPU; on a GPU there are {', '.join(map(repr, ROUNDED))}")
         core = self.cupy._core
         if wanted == "full":
-            with self.on_device():  # CUPY_TF32=1 says otherwise, for all of CuPy
+            with self.on_device():  # else CUPY_TF32=1 would apply, as to all of CuPy
                 core.set_compute_type(np.dtype("float32"), core._routines_linalg.COMPUTE_TYPE_DEFAULT)
             return
         if self.capability < (8, 0):
@@ -64,7 +65,7 @@ class CudaDense(CudaMatmul):
         self.products = RoundedProducts(self.lt())
 
     def _precision_of_cupy(self) -> str:
-        """Return "tf32" where CuPy was asked for it and it can be had, else "full"."""
+        """Return "tf32" if CuPy was asked for it and it is available, else "full"."""
         core = self.cupy._core
         with self.on_device():
             wanted = core.get_compute_type(np.dtype("float32")) == core._routines_linalg.COMPUTE_TYPE_TF32
@@ -75,7 +76,7 @@ class CudaDense(CudaMatmul):
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
         kind = self._kind(x, w, b)
         fits = x.shape[1:] == w.shape[:1] and b.shape == (1, *w.shape[1:])
-        if kind is None or not fits or activation not in ACTIVATIONS:  # one with a parameter is a kernel of its own
+        if kind is None or not fits or activation not in ACTIVATIONS:  # one with a parameter is a separate kernel
             return super().dense(x, w, b, activation, out)
         y = self._output(out, (x.shape[0], w.shape[1]), x)
         self._product(kind, x, w, y, self._read(b), ACTIVATIONS[activation])
@@ -111,9 +112,9 @@ class CudaDense(CudaMatmul):
         self._deliver(biases, db)
 
     def relu_and_dense_backward(self, y: Array, dy: Array, through: Array, dense: Call) -> None:
-        """Do `relu_backward(y, dy, out=through)` and then `dense`, which reads `through`: for recorded steps.
+        """Do `relu_backward(y, dy, out=through)` and then the call `dense`, which reads `through`: for recorded steps.
 
-        One kernel goes through `dy` for both ReLU's gradient and that of the biases.
+        A single kernel reads `dy` for both ReLU's gradient and that of the biases.
         """
         x, dw, db = (dense.operands[name] for name in ("x", "dw", "db"))
         kind, biases = self._kind(y, dy, through, x, dw, db), (1, *through.shape[1:])

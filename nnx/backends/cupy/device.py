@@ -18,7 +18,7 @@ from nnx.backends.timer import EventTimer, Timer
 
 Array = Any
 LIMIT = "NNX_GPU_MEMORY_LIMIT"
-# What errors for want of memory have in their names or texts: CuPy's, cuBLAS's, the runtime's, the driver's.
+# Parts of the names or texts of errors about missing memory: CuPy's, cuBLAS's, the runtime's, the driver's.
 OUT_OF_MEMORY = ("OutOfMemoryError", "ALLOC_FAILED", "MemoryAllocation", "OUT_OF_MEMORY")
 
 
@@ -26,9 +26,9 @@ class CudaDevice(Backend):
     """Arrays are `cupy.ndarray`s on one GPU.
 
     Args:
-        cupy: the module. number: of the GPU, as CUDA counts those it may see.
-        gpu_memory_limit: the most that CuPy's pool may take of this GPU: bytes, or text such as "8 GB" or "50%".
-            None: what NNX_GPU_MEMORY_LIMIT says, or no limit but the GPU's.
+        cupy: the module. number: that of the GPU among those visible to CUDA.
+        gpu_memory_limit: how much of this GPU's memory CuPy's pool may take: bytes, or text such as "8 GB" or "50%".
+            None: the value of NNX_GPU_MEMORY_LIMIT, or no limit.
     """
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None) -> None:
@@ -38,7 +38,7 @@ class CudaDevice(Backend):
         self._gpu = cupy.cuda.Device(number)
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.capability = (int(properties["major"]), int(properties["minor"]))
-        self.shared_memory = int(properties["sharedMemPerBlockOptin"])  # bytes, of a block that asks for all
+        self.shared_memory = int(properties["sharedMemPerBlockOptin"])  # bytes of a block that asks for the most
         name = properties["name"]
         name = name.decode() if isinstance(name, bytes) else name
         self.device = f"cuda:{number} ({name})"
@@ -93,17 +93,17 @@ class CudaDevice(Backend):
         return ActiveDevice(self)
 
     def on_device(self) -> Any:
-        """Return a context in which this GPU is the current one; nothing to do where there is no other."""
+        """Return a context in which this GPU is the current one; with a single GPU it does nothing."""
         return self.cupy.cuda.Device(self.number) if self._multi_gpu else nullcontext()
 
     def _range(self, count: int, like: Array) -> Array:
-        return self.cupy.arange(count, dtype=np.int64)  # CuPy's takes no `device`
+        return self.cupy.arange(count, dtype=np.int64)  # CuPy's arange has no argument `device`
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
     @property
     def gpu_memory_limit(self) -> int | None:
-        """The most bytes that CuPy's pool may take of this GPU, None without a limit. It holds for all of CuPy."""
+        """The most bytes that CuPy's pool may take of this GPU; None: no limit. It applies to all users of CuPy."""
         with self.on_device():
             return int(self.cupy.get_default_memory_pool().get_limit()) or None
 
@@ -123,7 +123,7 @@ class CudaDevice(Backend):
             return Memory(self.device, pool.used_bytes(), pool.total_bytes(), free, total, self.gpu_memory_limit)
 
     def release(self) -> int:
-        """Give what is held and not used back to the GPU, for other programs."""
+        """Return memory that is held but not used to the GPU, for other programs; return how many bytes."""
         with self.on_device():
             if isinstance(self._scratch, ScratchPerStream):
                 self._scratch.drop()
@@ -146,7 +146,7 @@ class CudaDevice(Backend):
         }
 
     def note(self, text: str) -> None:
-        """Add to the notes of `info()` what a step, a prediction or a data set ran into."""
+        """Add a note to `info()` about a problem with a step, a prediction or a data set."""
         if text not in self._met:
             self._met.append(text)
 
@@ -160,7 +160,7 @@ class CudaDevice(Backend):
 
 
 class ActiveDevice:
-    """While it lasts the backend's GPU is the current one, and running out of its memory says what to do."""
+    """A context in which the backend's GPU is the current one, and an error about missing memory says what to do."""
 
     def __init__(self, backend: CudaDevice) -> None:
         self._backend = backend
@@ -176,7 +176,7 @@ class ActiveDevice:
 
 
 def out_of_memory(backend: CudaDevice, error: BaseException) -> str:
-    """Return what to say when a GPU has no room: what was asked for, the pool's figures, what to do."""
+    """Return the message for a GPU without memory: what was asked for, the pool's figures, what to do."""
     asked = next((int(word.replace(",", "")) for word in str(error).split() if word[:1].isdigit()), None)
     wanted = f"; asked for {readable(asked)} more" if asked else ""
     return (

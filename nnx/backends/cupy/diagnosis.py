@@ -1,4 +1,4 @@
-"""Diagnosis of a CuPy that does not work: the reason and the remedy, for whatever it raises when it is tried."""
+"""Diagnosis of a CuPy that does not work: from the exception that it raises to the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nnx.backends.errors import BackendUnavailable, InputError
 OLDEST = (14, 1)  # CuPy: `asarray(copy=)` and `astype` came with 14.0, `matrix_transpose` with 14.1
 
 WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-5-0", "cupy-rocm-7-0", "amd-cupy")
-LIBRARIES = {  # by what stands in the error: the library, what it does
+LIBRARIES = {  # a part of the error's text: (the library, what it does)
     "nvrtc": ("NVRTC", "compiles kernels"),
     "cublas": ("cuBLAS", "multiplies matrices"),
     "curand": ("cuRAND", "draws random numbers"),
     "nvjitlink": ("nvJitLink", "links kernels"),
 }
-# In NVRTC's words, and in CuPy's own.
+# Parts of NVRTC's messages, and of CuPy's.
 NO_HEADERS = ("cannot open source file", "could not open source file", "failed to find cuda headers")
 
 
 def wheels() -> list[str]:
-    """Return the CuPy distributions that are installed; more than one overwrite one another's files."""
+    """Return the installed CuPy distributions; several of them overwrite each other's files."""
     found = []
     for name in WHEELS:
         try:
@@ -41,7 +41,7 @@ def wheels() -> list[str]:
 def explain_version(version: str, driver: Driver) -> Explanation | None:
     """Return why a CuPy of this version cannot be used, and what to do; None if it can."""
     found = re.match(r"(\d+)\.(\d+)", version)
-    if found is None or (int(found[1]), int(found[2])) >= OLDEST:  # a build of one's own is left to the probe
+    if found is None or (int(found[1]), int(found[2])) >= OLDEST:  # unusual versions are left to the probe
         return None
     wanted = "{}.{}".format(*OLDEST)
     return f"CuPy {version} is too old: nnx needs {wanted}", f'Run `pip install "{_installed(driver)}>={wanted}"`.'
@@ -49,10 +49,10 @@ def explain_version(version: str, driver: Driver) -> Explanation | None:
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turn what CuPy, a driver, a compiler or a linker raises inside into a reason why `name` is unavailable.
+    """Turn exceptions of CuPy, a driver, a compiler or a linker within the block into the reason why `name` fails.
 
     Raises:
-        BackendUnavailable: something was raised. InputError: what the user gave cannot be used, GPU or not.
+        BackendUnavailable: there was such an exception. InputError: passed on; a user's argument cannot be used.
     """
     try:
         yield
@@ -63,7 +63,7 @@ def explained(name: str) -> Iterator[None]:
 
 
 def explain_error(error: BaseException, driver: Driver) -> Explanation:
-    """Return what an exception means, and what to do."""
+    """Return the meaning of an exception, and what to do."""
     reason, remedy = _meaning(error, driver)
     several = wheels()
     if len(several) < 2:
@@ -102,7 +102,7 @@ def _meaning(error: BaseException, driver: Driver) -> Explanation:
 
 
 def _is_of_the_cache(error: OSError) -> bool:
-    """Tell whether an error is about the folder in which CuPy keeps compiled kernels, or one on the way there."""
+    """Return whether an error is about CuPy's folder of compiled kernels, or a parent of that folder."""
     cache = kernel_cache()
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     return named is not None and (cache.is_relative_to(named) or named.is_relative_to(cache))
@@ -114,7 +114,7 @@ def kernel_cache() -> Path:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text that says anything, shortened."""
+    """Return the first line of an error's text that is not blank, shortened."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line.strip("=")), "no message")[:160]
 

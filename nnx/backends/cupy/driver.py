@@ -1,6 +1,6 @@
 """NVIDIA's driver, queried by ctypes alone: whether it is there, which CUDA it runs, which GPUs it sees.
 
-It takes a millisecond where there is no driver, and spares everybody else's machine the half second of `import cupy`.
+Without a driver this takes a millisecond, and saves the half second of `import cupy`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 import sys
 from dataclasses import dataclass
 
-Explanation = tuple[str, str]  # a reason, as half a sentence, and a remedy, as sentences
+Explanation = tuple[str, str]  # (reason, as half a sentence; remedy, as sentences)
 
 NO_DEVICE, TOO_OLD = 100, 35
-# What `cuInit` and the runtime return where they do not work, in words, and what helps.
+# The error codes of `cuInit` and of the runtime: their meaning, and what to do.
 STATUSES: dict[int, Explanation] = {
     NO_DEVICE: ("the NVIDIA driver finds no GPU", "Run `nvidia-smi`; in a container, start it with `--gpus all`."),
     TOO_OLD: ("the NVIDIA driver is too old for this CuPy", "Update the driver."),
@@ -34,11 +34,11 @@ STATUSES: dict[int, Explanation] = {
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver says.
+    """Facts about the driver.
 
     Attributes:
-        library: its file. version: the newest CUDA that it runs, such as (13, 1); None: there is no driver.
-        status: 0 if it works, else a key of STATUSES, or another number of CUDA's. devices: the GPUs' names.
+        library: its file. version: the newest CUDA version that it supports, such as (13, 1); None: there is no driver.
+        status: 0 if it works, else a key of STATUSES, or another of CUDA's error codes. devices: the GPUs' names.
     """
 
     library: str
@@ -48,17 +48,17 @@ class Driver:
 
     @property
     def cuda(self) -> str | None:
-        """The newest CUDA that it runs, as "13.1"."""
+        """The newest CUDA version that it supports, such as "13.1"."""
         return None if self.version is None else "{}.{}".format(*self.version)
 
     @property
     def wheel(self) -> str:
-        """The CuPy that fits it; without a driver, the one that fits the driver to come."""
+        """The CuPy distribution for this driver; without a driver, the one for a current driver."""
         return "cupy-cuda12x" if self.version is not None and self.version < (13, 0) else "cupy-cuda13x"
 
 
 def ask() -> Driver:
-    """Ask the driver."""
+    """Query the driver."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     version, count, text = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
     try:
@@ -69,7 +69,7 @@ def ask() -> Driver:
         for number in range(0 if status else count.value):
             driver.cuDeviceGetName(text, len(text), number)
             devices.append(text.value.decode(errors="replace"))
-    except (OSError, AttributeError):  # not there, or a stand-in that holds nothing
+    except (OSError, AttributeError):  # no driver, or an empty stand-in for it
         return Driver(library)
     if not devices:
         status = status or NO_DEVICE
@@ -87,7 +87,7 @@ def explain(driver: Driver) -> Explanation | None:
 
 
 def explain_status(status: int, driver: Driver) -> Explanation:
-    """Return what a status of CUDA means here, and what to do."""
+    """Return the meaning of an error code of CUDA, and what to do."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if status == NO_DEVICE and visible is not None:
         return (

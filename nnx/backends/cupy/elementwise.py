@@ -1,6 +1,6 @@
 """Elementwise operations and losses on GPUs: those of the tables in nnx/kernels/elementwise.py and losses.py.
 
-A function and its gradient are a kernel each, over any shape; so is a loss that is a mean over a sample's outputs.
+A function and its gradient are one kernel each, for arrays of any shape; so is a loss that is a mean over the outputs.
 """
 
 # ruff: noqa: D102 - what an operation does is described once, where it is declared
@@ -22,7 +22,7 @@ Array = Any
 
 
 class CupyMath(ArrayMath):
-    """The mathematics of CuPy's arrays, whose functions take NumPy's numbers beside them, without a copy."""
+    """`ArrayMath` for CuPy, whose functions accept plain numbers beside arrays."""
 
     def _array(self, a: Array | float, like: Array) -> Any:
         return like.dtype.type(a) if isinstance(a, int | float) else a
@@ -68,7 +68,7 @@ class CudaElementwise(CudaOperands):
             return super()._loss_gradient(row, outputs, target, b, out)
         return self._of_two(row.gradient, kind, outputs, target, row.given(b), out)
 
-    # ---- formulas of the user's own: kernels made of them, or CuPy's functions where they cannot be ------------------
+    # ---- user-defined formulas: compiled to kernels, or, if that is not possible, run by CuPy's functions ------------
 
     def apply_formula(self, x: Array, of: Formula, out: Array | None = None) -> Array:
         done = self._own("formula_each", of.layer, (x, x), x.shape, 0.0, out)
@@ -91,7 +91,7 @@ class CudaElementwise(CudaOperands):
         self, kernel: str, formula: Any, operands: tuple[Array, Array], shape: tuple[int, ...], a: float,
         out: Array | None,
     ) -> Array | None:  # fmt: skip
-        """Run a kernel made of a formula; return None, with nothing done, where that cannot be."""
+        """Run a kernel made from a formula; return None, with nothing done, if that is not possible."""
         kind, (first, second) = self._kind(*operands), operands
         if kind is None or first.ndim != 2 or first.shape != second.shape or not first.size:
             return None
@@ -109,7 +109,7 @@ class CudaElementwise(CudaOperands):
     def _of_two(
         self, name: str, kind: str, first: Array, second: Array, a: tuple[float, ...], out: Array | None
     ) -> Array:
-        """Run a kernel over two arrays of one shape."""
+        """Run a kernel on two arrays of the same shape."""
         result = self._output(out, first.shape, first)
         launch = plans.elementwise(name, first.size)
         self._launch(launch, kind, self._read(first), self._read(second), result, first.size, *a)

@@ -14,11 +14,11 @@ from nnx.kernels.cuda import KERNELS, Launch, options, source
 from nnx.kernels.cuda.kernel import SCALARS
 
 Array = Any
-STREAMS = 8  # of a thread, whose scratch is kept
+STREAMS = 8  # a thread keeps scratch memory for so many streams
 
 
 class Launcher:
-    """Holds the kernels that have been used so far. CuPy keeps the compiled ones on disk, and loads them by device."""
+    """Holds the kernels used so far. CuPy caches compiled kernels on disk, and loads them for each device."""
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
@@ -29,15 +29,15 @@ class Launcher:
         """Launch a kernel on the current stream.
 
         Args:
-            dtype: what REAL stands for. values: as its signature says; arrays must be contiguous.
-            own: the header of a formula of the user's own, for formula.cu.
+            launch: the kernel, with grid and block. dtype: the type that REAL stands for. values: the kernel's
+                parameters; arrays must be contiguous. own: the header of a user-defined formula, for formula.cu.
         """
         run, types = self._kernels.get((launch.kernel, dtype, own)) or self._load(launch.kernel, dtype, own)
         arguments = [kind(value) for kind, value in zip(types, values, strict=True)]
         run(launch.grid, launch.block, tuple(arguments), shared_mem=launch.shared)
 
     def allow_shared_memory(self, name: str, dtype: str, size: int) -> None:
-        """Let a kernel have so many bytes of dynamic shared memory: without being asked, a GPU gives 48 KiB at most."""
+        """Allow a kernel so many bytes of dynamic shared memory; the default limit is 48 KiB."""
         run, _ = self._kernels.get((name, dtype, "")) or self._load(name, dtype)
         run.max_dynamic_shared_size_bytes = size
 
@@ -47,7 +47,7 @@ class Launcher:
         if key not in self._modules:
             text = source(kernel.file, own) if own else source(kernel.file)
             self._modules[key] = self._cupy.RawModule(code=text, options=options(dtype))
-        # A bare Python number would be passed as 8 bytes whatever the kernel expects: each has its parameter's type.
+        # Numbers are converted to their parameter's type: a Python number would always be passed as 8 bytes.
         types = {**SCALARS, "REAL": np.dtype(dtype).type}
         found = (
             self._modules[key].get_function(name),
@@ -58,17 +58,18 @@ class Launcher:
 
 
 def pointer(array: Array | None) -> Any:
-    """Return an array as a kernel takes it, the null pointer for none."""
+    """Return an array as a kernel takes it; for None, the null pointer."""
     return np.uintp(0) if array is None else array
 
 
 class Scratch:
-    """Scratch memory, for what a kernel leaves to the next one: one array for each type, reused by each call.
+    """Scratch memory, for what a kernel passes to the next one: one array for each type, reused by each call.
 
-    So whatever asks for scratch must be done with it before it asks again: what runs in the order of its launches is.
+    So a caller must not need its scratch any more when it asks again. That holds for kernels on one stream, which run
+    in the order of their launches.
 
     Args:
-        times: how much larger a new array is than what is asked for, so that it soon stops growing.
+        times: a new array is so many times as large as requested, so that it soon stops growing.
     """
 
     def __init__(self, cupy: Any, times: int = 2) -> None:
@@ -76,7 +77,7 @@ class Scratch:
         self._arrays: dict[str, Array] = {}
 
     def __call__(self, count: int, dtype: str) -> Array:
-        """Return an array of `count` numbers, which the next call hands out again."""
+        """Return an array of `count` numbers, which the next call returns again."""
         array = self._arrays.get(dtype)
         if array is None or array.size < count:
             array = self._arrays[dtype] = self._cupy.empty(self._times * count, dtype)
@@ -84,12 +85,12 @@ class Scratch:
 
 
 class ScratchPerStream(threading.local):
-    """Scratch for the operations that are called one by one: a step in its steady state allocates nothing.
+    """Scratch memory for operations that are called one by one, so that repeated steps allocate nothing.
 
-    Each thread and each stream has its own, because what is launched on one stream runs in order and nothing else does.
-    Those of the streams used last are kept: nobody says when a stream is gone. What is dropped goes back to CuPy's pool
-    of that same stream, so work on it that is still to come is safe.
-    A CUDA graph has a `Scratch` of its own, which no other call makes larger or drops (programs/capture.py).
+    Each thread and each stream has its own, because only work on the same stream runs in order. The scratch of the most
+    recently used streams is kept, since nothing tells when a stream is gone. Dropped scratch returns to CuPy's pool of
+    the same stream, so kernels already launched there may still use it. A CUDA graph has its own `Scratch`, which no
+    other call enlarges or drops (programs/capture.py).
     """
 
     def __init__(self, cupy: Any) -> None:
@@ -97,14 +98,14 @@ class ScratchPerStream(threading.local):
         self._streams: dict[int, Scratch] = {}
 
     def __call__(self, count: int, dtype: str) -> Array:
-        """Return an array of `count` numbers, which the next call on this stream hands out again."""
+        """Return an array of `count` numbers, which the next call on this stream returns again."""
         stream = self._cupy.cuda.get_current_stream().ptr
         scratch = self._streams.pop(stream, None) or Scratch(self._cupy)
-        self._streams[stream] = scratch  # the last one now
+        self._streams[stream] = scratch  # now the most recent one
         if len(self._streams) > STREAMS:
             del self._streams[next(iter(self._streams))]
         return scratch(count, dtype)
 
     def drop(self) -> None:
-        """Give this thread's scratch up."""
+        """Release this thread's scratch memory."""
         self._streams.clear()

@@ -16,7 +16,7 @@ Array = Any
 
 
 class CudaLosses(CudaOperands):
-    """The operations of losses but those of each output by itself."""
+    """The cross-entropies; losses on each output by itself are in elementwise.py."""
 
     def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
         kind, labels = self._kind(p), self._target_kind(target, p)
@@ -68,7 +68,7 @@ class CudaLosses(CudaOperands):
         self, name: str, launch: Launch | None, logits: Array, target: Array, losses: Array,
         probabilities: Array | None, clip: float, out: Array | None,
     ) -> Array:  # fmt: skip
-        """Run the kernel of an activation and its loss in one, if `launch` says that the targets fit."""
+        """Run the fused kernel of an activation and its loss, if the targets fit and so `launch` is not None."""
         kind, shape, dtype = self._kind(logits), logits.shape, logits.dtype
         kept = probabilities is None or writable(probabilities, shape, dtype)
         if kind is None or launch is None or not (kept and writable(losses, shape[:1], dtype)):

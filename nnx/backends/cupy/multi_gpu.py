@@ -1,7 +1,7 @@
 """Several GPUs on one machine: each operation of a CuPy backend first makes that backend's own GPU the current one.
 
-CUDA launches kernels on the thread's current device, wherever their operands are. With a single GPU there is nothing to
-make sure of, and none of this is used.
+CUDA launches kernels on the thread's current device, wherever their operands are. With a single GPU none of this is
+needed or used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Kind = TypeVar("Kind", bound=type[CudaDense])
 
 
 def on_its_gpu(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a method of a backend on its GPU; where that is the current one, for the price of asking."""
+    """Decorate a method of a backend so that the backend's GPU is the current one while it runs."""
 
     @wraps(method)
     def guarded(self: CudaDense, *args: Any, **kwargs: Any) -> Any:
@@ -30,7 +30,7 @@ def on_its_gpu(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def each_on_its_gpu(kind: Kind) -> Kind:
-    """Let all operations of a class of backends run on its GPU, whichever is the current one."""
+    """Decorate a class of backends so that all operations run on the backend's GPU, whichever is the current one."""
     for name in (*OPERATIONS, "relu_and_dense_backward", "probe"):
         setattr(kind, name, on_its_gpu(getattr(kind, name)))
     return kind

@@ -127,7 +127,7 @@ class CudaNorm(CudaMatmul):
         return self._by_moments(kind, self._read(x), at, scales, gamma, beta, normalized, out)
 
     def _wide(self, x: Array, *moments: Array) -> bool:
-        """Tell whether a kernel may read and write moments of x's features, in float64."""
+        """Return whether a kernel can use these arrays as float64 means and variances of x's features."""
         return x.ndim == 2 and all(writable(a, (1, x.shape[1]), self.cupy.float64) for a in moments)
 
     def fixed_norm(
@@ -146,7 +146,7 @@ class CudaNorm(CudaMatmul):
         if kind is None or not keeps(x, normalized, scales, (1, x.shape[1])):
             return super().fixed_norm(x, gamma, beta, mean, variance, epsilon, normalized, scales, out)
         columns = x.shape[1]
-        means = self._scratch(3 * columns, "float64")  # and as many scales after them, where nobody keeps those
+        means = self._scratch(3 * columns, "float64")  # with room for scales after them, if the caller keeps none
         factors = means[2 * columns :].view(x.dtype)[:columns] if scales is None else scales
         launch = plans.elementwise("running_moments", 4 * columns)
         self._launch(launch, kind, self._read(mean), self._read(variance), means, factors, columns, epsilon)
@@ -183,12 +183,12 @@ class CudaNorm(CudaMatmul):
         return self._deliver(dx, out)
 
     def _kind_of_features(self, x: Array, *of_features: Array) -> str | None:
-        """Return the type of x [N, C] and of arrays [1, C], as `_kind` does; None where they are none."""
+        """Return the type of x [N, C] and of arrays [1, C], as `_kind` does; None if shapes or types do not fit."""
         fits = x.ndim == 2 and all(a.shape == (1, x.shape[1]) for a in of_features)
         return self._kind(x, *of_features) if fits else None
 
 
 def keeps(x: Array, normalized: Array | None, scales: Array | None, shape: tuple[int, ...]) -> bool:
-    """Tell whether a kernel may write to what is to be kept, where there is such: x's shape, and that of the scales."""
+    """Return whether a kernel can write to `normalized` and `scales`, as far as they are given; `shape`: of scales."""
     of = ((normalized, x.shape), (scales, shape))
     return all(a is None or writable(a, wanted, x.dtype) for a, wanted in of)

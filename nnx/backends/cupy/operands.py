@@ -1,9 +1,9 @@
 """Operands of CUDA kernels: which arrays a kernel can take as they are, and copies or default bodies for all others.
 
-A kernel takes contiguous arrays of one float type whose shapes fit, because it knows nothing of strides and would read
-another type's bits as numbers. So what it reads is copied where it is not contiguous; what it writes goes through an
-array of its own where `out` is not as it must be; and operands of other types or shapes get the default body, which
-takes everything or says what is wrong. With contiguous operands and `out` nothing is allocated.
+A kernel takes contiguous arrays of one float type whose shapes fit, because it knows no strides and would misread the
+bits of another type. So inputs that are not contiguous are copied first; the result is written to a temporary array if
+`out` is not suitable; and operands of other types or shapes go to the default body, which accepts everything or says
+what is wrong. With contiguous operands and `out` nothing is allocated.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ KINDS = {np.dtype(name): name for name in REALS}
 
 
 class CudaOperands(CudaDevice):
-    """What every operation begins and ends with."""
+    """Helpers with which every operation begins and ends."""
 
     def _kind(self, *arrays: Array) -> str | None:
-        """Return "float32" or "float64" if all arrays are of that type and hold something, else None."""
+        """Return "float32" or "float64" if all arrays are of that type and not empty, else None."""
         kind = KINDS.get(arrays[0].dtype)
         return kind if kind and all(a.dtype == arrays[0].dtype and a.size for a in arrays) else None
 
     def _target_kind(self, target: Array, outputs: Array) -> str | None:
-        """Return whether targets are "labels" or "distributions", None if neither."""
+        """Return "labels" or "distributions", whichever the targets are; None if neither."""
         if target.dtype == INT64 and target.shape == outputs.shape[:1]:
             return "labels"
         return "distributions" if target.shape == outputs.shape and target.dtype == outputs.dtype else None
@@ -38,7 +38,7 @@ class CudaOperands(CudaDevice):
         return a if a.flags.c_contiguous else self.cupy.ascontiguousarray(a)
 
     def _output(self, out: Array | None, shape: tuple[int, ...], like: Array) -> Array:
-        """Return what a kernel may write to: `out` itself where that can be."""
+        """Return an array that a kernel can write to: `out` itself if that is suitable."""
         if out is not None and writable(out, shape, like.dtype):
             return out
         return self.cupy.empty(shape, like.dtype)
@@ -51,10 +51,10 @@ class CudaOperands(CudaDevice):
 
 
 def writable(a: Array, shape: tuple[int, ...], dtype: Any) -> bool:
-    """Tell whether a kernel may write to an array as it is."""
+    """Return whether a kernel can write to an array as it is."""
     return bool(a.shape == shape and a.dtype == dtype and a.flags.c_contiguous)
 
 
 def as_they_are(dtype: Any, *arrays: Array) -> bool:
-    """Tell whether a kernel may read arrays without a copy: of this type and contiguous."""
+    """Return whether a kernel can read arrays without a copy: they have this type and are contiguous."""
     return all(a.dtype == dtype and a.flags.c_contiguous for a in arrays)

@@ -17,7 +17,7 @@ class CudaStep(CudaOperands):
     """The operations that a training step calls itself."""
 
     def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
-        kind = "float32" if source.dtype == INT64 else self._kind(source)  # integers have no REAL in their kernel
+        kind = "float32" if source.dtype == INT64 else self._kind(source)  # the kernel for integers has no REAL
         fits = source.ndim in (1, 2) and source.shape[1:] == out.shape[1:] and as_they_are(INT64, order, counters)
         ready = (
             source.flags.c_contiguous
@@ -26,7 +26,7 @@ class CudaStep(CudaOperands):
             and out.size
             and writable(out, out.shape, source.dtype)
         )
-        if kind is None or not (fits and ready):  # also not contiguous: all rows would be copied for a few
+        if kind is None or not (fits and ready):  # no copy of all rows of a non-contiguous source, for a few
             return super().gather_rows(source, order, counters, out)
         rows, columns = out.shape[0], out.size // out.shape[0]
         launch = plans.row_groups("gather_integers" if source.dtype == INT64 else "gather_reals", rows, columns)
@@ -58,7 +58,7 @@ class CudaStep(CudaOperands):
         self, losses: Array, outputs: Array, target: Array, weights: Array | None, metric: str | None,
         tolerance: float, stats: Array,
     ) -> bool:  # fmt: skip
-        """Launch the kernels for that; return False, with nothing done, if they do not take these operands."""
+        """Launch the kernels of `tally` or `weighted_tally`; return False, having done nothing, if they do not fit."""
         how = self._tally_kind(outputs, target, metric)
         kind = self._kind(losses, outputs, *([] if weights is None else [weights]))
         fits = outputs.ndim == 2 and losses.shape == outputs.shape[:1]
@@ -81,7 +81,7 @@ class CudaStep(CudaOperands):
         return True
 
     def _tally_kind(self, outputs: Array, target: Array, metric: str | None) -> str | None:
-        """Return which of the kernels counts the hits of a metric; None if the targets do not fit."""
+        """Return the name of the kernel that counts the hits of a metric; None if the targets do not fit."""
         if metric is None:
             return "losses"
         if metric == "categorical":

@@ -1,7 +1,8 @@
 """Double buffering of data sets larger than the GPU's memory: copies overlap with training. See `CupyBackend.stream`.
 
-The host gathers rows into pinned memory, a stream of its own copies them, and events keep the two apart: copies wait
-until steps are done with what stood there, steps wait for what they read, and the host for the memory it writes to.
+The host gathers rows into pinned memory, and a separate stream copies them. Events synchronise the two: copies wait
+until steps do not need the old contents any more, steps wait for the rows that they read, and the host waits for the
+memory that it writes to.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
     from nnx.backends.cupy.device import CudaDevice
 
 Array = Any
-SHARE = 0.75  # of the free memory that a data set may take; the rest is for activations, gradients and cuBLAS. A guess
-HALF = 64 << 20  # bytes of a chunk, unless a batch has more: a few milliseconds of copying, many steps of computing
+SHARE = 0.75  # a data set may take this share of the free memory; the rest is for activations, gradients, cuBLAS
+HALF = 64 << 20  # bytes of a chunk, unless a batch has more: a few milliseconds of copying, but many steps
 
 
 class DoubleBuffer:
     """See `nnx.backends.streaming.Stream`.
 
     Args:
-        data: NumPy arrays of equally many rows, which `fill` takes them from. rows: of a half.
+        backend: the backend. data: NumPy arrays with the same number of rows, from which `fill` takes rows. rows: how
+            many rows a half has. reason: why the data set is streamed.
     """
 
     def __init__(self, backend: CudaDevice, data: Sequence[np.ndarray], rows: int, reason: str) -> None:
@@ -42,12 +44,12 @@ class DoubleBuffer:
     def fill(self, half: int, rows: np.ndarray) -> None:
         """See `Stream`."""
         for source, room in zip(self._data, self.room(half), strict=True):
-            np.take(source, rows, axis=0, out=room[: len(rows)], mode="clip")  # "raise" would copy twice
+            np.take(source, rows, axis=0, out=room[: len(rows)], mode="clip")  # mode="raise" would copy twice
         self.send(half, len(rows))
 
     def room(self, half: int) -> list[np.ndarray]:
         """See `Stream`."""
-        self._filled[half].synchronize()  # what was last written to these pages is on the GPU
+        self._filled[half].synchronize()  # wait until the last contents of this memory are on the GPU
         return [pinned.array for pinned in self._staging[half]]
 
     def send(self, half: int, count: int) -> None:
@@ -73,10 +75,11 @@ class DoubleBuffer:
 
 
 def stream(backend: CudaDevice, data: Sequence[np.ndarray], batch: int, wish: bool | None) -> DoubleBuffer | None:
-    """Return what streams a data set, or None where it can be on the GPU as a whole.
+    """Return a buffer that streams a data set, or None if all of it can be on the GPU.
 
     Args:
-        batch: rows of a step; a half has as many or several times as many. wish: whether to; None: if it must be.
+        backend: the backend. data: NumPy arrays with the same number of rows. batch: rows of a step; a half has a
+            multiple of it. wish: whether to stream; None: only if the data set does not fit.
     """
     size, count, free = sum(a.nbytes for a in data), len(data[0]), free_bytes(backend)
     if wish is False or (wish is None and size <= SHARE * free):
@@ -90,7 +93,7 @@ def stream(backend: CudaDevice, data: Sequence[np.ndarray], batch: int, wish: bo
 
 
 def free_bytes(backend: CudaDevice) -> int:
-    """Return how much memory may still be taken of a GPU."""
+    """Return how many bytes of a GPU's memory can still be used."""
     memory = backend.memory()
     assert memory.used is not None
     assert memory.held is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.numba.sharing import LINE, NUMBERS, PLAIN, NumbaShared, offer
+from nnx.backends.numba.sharing import PLAIN, NumbaShared, offer
 from nnx.backends.operation_table import with_functions
 from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import Elementwise
@@ -28,9 +28,9 @@ class NumbaActivations(NumbaShared):
 
     def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        board, step = self._share(x.size, x.size * row.cost, LINE)
+        board, parts = self._share(x.size * row.cost)
         try:
-            if self._forward(x, y, board, step, NUMBERS[row.name], a):
+            if self._forward(x, y, board, parts, row.number, a):
                 return y
         except Unfit:
             pass
@@ -38,9 +38,9 @@ class NumbaActivations(NumbaShared):
 
     def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        board, step = self._share(of.size, of.size * row.slope_cost, LINE)
+        board, parts = self._share(of.size * row.slope_cost)
         try:
-            if self._backward(of, dy, dx, board, step, NUMBERS[row.gradient], a):
+            if self._backward(of, dy, dx, board, parts, row.gradient_number, a):
                 return dx
         except Unfit:
             pass
@@ -48,12 +48,12 @@ class NumbaActivations(NumbaShared):
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        done = offer(self._softmax.forward, x, y, *self._share(x.size, 0.8 * x.size, LINE))
+        done = offer(self._softmax.forward, x, y, *self._share(0.8 * x.size))
         return y if done else super().softmax(x, out)
 
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = offer(self._softmax.backward, y, dy, dx, self._share(y.size, 0.2 * y.size)[0])
+        done = offer(self._softmax.backward, y, dy, dx, self._share(0.2 * y.size)[0])
         return dx if done else super().softmax_backward(y, dy, out)
 
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from nnx.backends import threads
+from nnx.backends.addresses import form_of
 from nnx.backends.base import BackendInfo
 from nnx.backends.environment import flag, gemm_rule, tuned
 from nnx.backends.errors import BackendUnavailable, InputError, NotReplayable
@@ -26,7 +27,7 @@ from nnx.backends.inference import Forward, Scored, Scores, Stage
 from nnx.backends.numba.activations import NumbaActivations
 from nnx.backends.numba.losses import NumbaLosses
 from nnx.backends.numba.optimizers import NumbaOptimizers
-from nnx.backends.numba.sharing import LINE, NUMBERS, PLAIN, may_overlap, offer, together
+from nnx.backends.numba.sharing import NUMBERS, PLAIN, may_overlap, offer, together
 from nnx.backends.numba.step import NumbaStep
 from nnx.backends.operation_table import QUIET
 from nnx.backends.operations.dense import fusible
@@ -201,24 +202,30 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
         """Return the stand-in. NumPy carries out what it notes: for one step no operation is worth being compiled."""
         return Recorder(self, known, by=PLAIN)
 
+    def form(self, arrays: Sequence[Array]) -> Any:
+        return form_of(arrays), self.threads()
+
     def compile(self, recorder: Recorder) -> Program:
-        return self._compiled(recorder.calls, [recorder.calls])[0]
+        from nnx.backends.numba.structure import compile_known  # here, because it imports Numba
+
+        return self._compiled(lambda: compile_known(self, recorder), [recorder.calls])[0]
 
     def compile_gradients(self, recorder: Recorder, pieces: Sequence[Piece]) -> list[Program]:
+        from nnx.backends.numba.program import compile_program
+
         read: list[Call] = []
         for piece in pieces[:-1]:
             pooled = [call.operands["a"] for call in piece.pools]
             read += [*piece.calls, Call("stop", {"pooled": pooled, "gradients": bool(piece.stops)})]
         *last, end = pieces[-1].calls
         updates = [call for call in recorder.calls if call.name in UPDATES]  # by which it finds the parameters
-        return self._compiled([*read, *last, *updates, end], [piece.calls for piece in pieces], updates=False)
+        calls = [*read, *last, *updates, end]
+        return self._compiled(lambda: compile_program(self, calls, updates=False), [piece.calls for piece in pieces])
 
-    def _compiled(self, calls: list[Call], by_one: list[list[Call]], updates: bool = True) -> list[Program]:
-        """Return calls as one compiled function, or as programs of one operation after the other."""
-        from nnx.backends.numba.program import compile_program  # here, because it imports Numba
-
+    def _compiled(self, compiled: Callable[[], Any], by_one: list[list[Call]]) -> list[Program]:
+        """Return calls as one compiled function, if it can be, or as programs of one operation after the other."""
         try:  # they have a Program's run(steps) and native
-            return cast("list[Program]", compile_program(self, calls, updates=updates).pieces)
+            return cast("list[Program]", compiled().pieces)
         except NotReplayable as reason:  # by that function; its operations have kernels of their own
             programs = [Program(self, some) for some in by_one]
             for program in programs:
@@ -261,7 +268,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
                 return y
         elif b.shape == (1, outputs) and self._product(x, w, y, b, kind == k.elementwise.RELU):
             if kind not in (k.elementwise.NONE, k.elementwise.RELU):
-                offer(k.elementwise.forward, y, y, *self._share(y.size, y.size, LINE), kind, 0.0)
+                offer(k.elementwise.forward, y, y, *self._share(y.size), kind, 0.0)
             return y
         return super().dense(x, w, b, activation, out)
 

@@ -26,6 +26,7 @@ from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
 from nnx.kernels.cpu.program.inference_called import function_at
 from nnx.kernels.cpu.threads import pool
+from nnx.kernels.cpu.threads.team import WANTED
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
@@ -81,13 +82,14 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
 
 def helped(kernel: Callable[..., bool], work: float) -> Callable[..., bool]:
     """Return the kernel that takes row by row, for so many ns of work each, with other threads' help."""
-    board, threads = address(pool.board), pool.useful(work, handed())
+    threads = pool.useful(work, handed())
 
     def together(x: np.ndarray, out: np.ndarray, place: int, _: int) -> bool:
         if pool.limit == 1:
             return kernel(x, out, place, 0)
         pool.summon(threads)
-        return kernel(x, out, place, board)
+        pool.board[WANTED] = min(threads, pool.lately()) - 1
+        return kernel(x, out, place, pool.board_at)
 
     return together
 
@@ -126,7 +128,7 @@ def helpers_pay(weights: int, itemsize: int) -> bool:
 
 def handed() -> float:
     """How many ns of work are worth a second thread, if it is awake."""
-    return 1e3 * current().choices.handed_us
+    return current().choices.handed
 
 
 def alone(weights: int, itemsize: int) -> float:
@@ -154,8 +156,9 @@ class Many:
         packed = rows[(rows[:, f.WEIGHTS] != f.NOWHERE) & (rows[:, f.N] > WIDTH)]
         numbers = int((-(-packed[:, f.N] // ROWS) * ROWS * m.tall_of.py_func(packed[:, f.K])).sum())
         self.packed = -(-numbers // WIDTH) * WIDTH  # what follows begins at a cache line
+        self.marks = m.MARKS + int(m.pieces_of.py_func(packed[:, f.K], packed[:, f.N]).sum())
         cost, scale = current().choices.prediction, parameters.itemsize / 4
-        self.worth, self.waking = handed(), 1e3 * current().choices.woken_us
+        self.worth, self.waking = handed(), current().choices.woken
         self.packing, self.layers = packing(self.packed, parameters.itemsize), len(packed)
         self.cost: float = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
         self.crossing = self.columns * int(packed[:, f.K].sum()) * CROSSING * scale
@@ -177,10 +180,11 @@ class Many:
         return all(self._predict(x[i : i + self.at_once], out[i : i + self.at_once]) for i in starts)
 
     def _predict(self, x: np.ndarray, out: np.ndarray, record: int = 0) -> bool:
-        if (work := self.work(len(x))) >= self.worth and pool.worth_help(work, self.waking):
+        if (work := self.work(len(x))) >= self.worth:
             threads = pool.useful(work, self.worth)
-            return self.run(x, out, pool.summon(threads), min(threads, pool.lately()), record)
-        return self.run(x, out, pool.board, 1, record)
+            if pool.summon(threads, work, self.waking):
+                return self.run(x, out, min(threads, pool.lately()), record)
+        return self.run(x, out, 1, record)
 
     def work(self, rows: int) -> float:
         """Return how many ns so many rows take on one thread: the last of their panels is computed whole, or half."""
@@ -193,7 +197,7 @@ class Many:
         """Have a record's code take the outputs for x, of `at_once` rows at most; return the same as a call."""
         return self._predict(x, x, record)
 
-    def run(self, x: np.ndarray, out: np.ndarray, board: np.ndarray, threads: int, record: int = 0) -> bool:
+    def run(self, x: np.ndarray, out: np.ndarray, threads: int, record: int = 0) -> bool:
         """Write the outputs for x with so many threads at most; return the same as a call."""
         panels = -(-len(x) // self.columns)
         if threads > 1 and self.by_columns(panels, threads):
@@ -205,7 +209,8 @@ class Many:
         room = -(-panels // blocks) * self.columns * self.widest
         strips = self.packed if blocks > threads else 0
         memory, marks = self._memory(m.memory_of(room, strips, threads))
-        return bool(self.kernel(x, out, memory, marks, board, self.place, blocks, room, strips, threads, record))
+        shape = blocks, room, strips, threads
+        return bool(self.kernel(x, out, memory, marks, pool.board_at, self.place, *shape, record))
 
     def by_columns(self, panels: int, threads: int) -> bool:
         """Tell whether threads had better share the columns of each layer than the panels.
@@ -225,7 +230,7 @@ class Many:
         """
         kept: tuple[np.ndarray, np.ndarray] | None = getattr(self._own, "memory", None)
         if kept is None or kept[0].size < size:
-            kept = self._own.memory = on_large_pages(size, self.dtype), np.zeros(m.MARKS, np.int64)
+            kept = self._own.memory = on_large_pages(size, self.dtype), np.zeros(self.marks, np.int64)
         return kept
 
 

@@ -1,4 +1,4 @@
-"""Kernels for the CPU, as the backend finds them."""
+"""The CPU kernels' modules, as attributes of one object."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Kernels:
                 self.load(folder, name)
 
     def load(self, folder: str, name: str) -> None:
-        """Import one of them."""
+        """Import a module of kernels."""
         setattr(self, name, import_module(f"nnx.kernels.cpu.{folder}.{name}"))
 
     def __getattr__(self, name: str) -> Any:  # for type checkers; every module is an attribute

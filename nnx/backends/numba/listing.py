@@ -1,4 +1,4 @@
-"""Listing of a compiled step: which kernel does what, and the table that the compiled function interprets, in words."""
+"""Listing of a compiled step in words: which kernel does what, and the table that the compiled function interprets."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ OPERATIONS = {
         "MEASURE", "CLIPPED", "AVERAGE",
     )
 }  # fmt: skip
-WITH_RELU = (  # which may do ReLU, or its gradient, on the way
+WITH_RELU = (  # operations that can include ReLU, or its gradient
     t.DENSE, t.DENSE_DX, t.LANES_DENSE, t.LANES_DX, t.SPLIT_DENSE, t.SPLIT_DX,
 )  # fmt: skip
 
 
 def kernels_of(step: Step, family: str, product: str) -> dict[str, str]:
-    """Return which kernel does each operation on samples, by the operation's name.
+    """Return the kernel of each operation on samples, by the operation's name.
 
     Args:
-        family: "rows" or "lanes". product: what multiplies matrices.
+        step: the data flow. family: "rows" or "lanes". product: the kernel for matrix products.
     """
     names = [node.kind or node.op for node in step.nodes if node.op != "stop"]
     kernels = {name: f"numba:{family}.{name}" for name in names}
@@ -41,16 +41,16 @@ def kernels_of(step: Step, family: str, product: str) -> dict[str, str]:
 
 
 def kinds_of(step: Step) -> dict[int, str]:
-    """Return what the numbers of elementwise functions stand for, of those of nnx's own that the step has."""
+    """Return the names of nnx's elementwise functions in the step, by their numbers in the table."""
     return {number_of(node.kind): node.kind for node in step.nodes if node.kind and node.formula is None}
 
 
 def listing(table: Array, kinds: Mapping[int, str]) -> str:
     """Return a step's table [rows, COLUMNS] in words: a line for each operation, in the order of the table.
 
-    In front stands when it is done: "once" in a call, or in each step for every "block" of samples, or as a "task" by
-    itself. Then its name, its widths (inputs -> outputs of a product, else numbers a sample, or parameters), and the
-    function that is applied to each number.
+    A line begins with when the operation is done: "once" in a call, or in each step for every "block" of samples, or as
+    a "task" by itself. Then come its name, its widths (inputs -> outputs of a product, else numbers of a sample, or
+    parameters), and the function that is applied to each number.
     """
     lines = []
     for region in table[1 : 1 + table[0][t.REGIONS]]:

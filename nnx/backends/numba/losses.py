@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.numba.sharing import LINE, NUMBERS, PLAIN, NumbaShared, offer
+from nnx.backends.numba.sharing import NUMBERS, PLAIN, NumbaShared, offer
 from nnx.backends.operation_table import with_losses
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.losses import LOSSES, Loss, bounds
@@ -24,7 +24,7 @@ class NumbaLosses(NumbaShared):
     def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
         k = self.kernels.losses
         losses = np.empty(len(p), p.dtype) if out is None else out
-        labels = target.ndim == 1  # of which each needs one number of its row
+        labels = target.ndim == 1  # then only one number of each row is needed
         kernel = k.cross_entropy_indices if labels else k.cross_entropy_distributions
         done = self._rows(kernel, 5.0 * len(p) / (p.size or 1) if labels else 1.0, (p, target, losses))
         return losses if done else super().cross_entropy(p, target, out)
@@ -50,7 +50,7 @@ class NumbaLosses(NumbaShared):
         gradient = np.empty(logits.shape, logits.dtype) if out is None else out
         kept = gradient[:0] if probabilities is None else probabilities
         more = (*bounds(clip), 1 / len(logits))
-        share = self._share(len(losses), logits.size * 1.0)
+        share = self._share(logits.size * 1.0)
         if offer(kernel, logits, target, losses, kept, gradient, *share, *more):
             return gradient
         return super().softmax_cross_entropy(logits, target, losses, probabilities, clip, out)
@@ -67,20 +67,20 @@ class NumbaLosses(NumbaShared):
         gradient = np.empty(logits.shape, logits.dtype) if out is None else out
         kept = gradient[:0] if probabilities is None else probabilities
         more = (*bounds(clip), 1 / logits.size)
-        share = self._share(len(losses), logits.size * 1.5)
+        share = self._share(logits.size * 1.5)
         if offer(self.kernels.cross_entropy.binary, logits, target, losses, kept, gradient, *share, *more):
             return gradient
         return super().sigmoid_cross_entropy(logits, target, losses, probabilities, clip, out)
 
     def _loss(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
         losses = np.empty(len(outputs), outputs.dtype) if out is None else out
-        share = self._share(len(losses), outputs.size * row.cost)
+        share = self._share(outputs.size * row.cost)
         done = offer(self.kernels.losses.of_outputs, outputs, target, losses, *share, NUMBERS[row.part], b)
         return losses if done else getattr(PLAIN, row.name)(outputs, target, *row.given(b), out=out)
 
     def _loss_gradient(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
         gradient = np.empty(outputs.shape, outputs.dtype) if out is None else out
-        share = self._share(outputs.size, outputs.size * row.slope_cost, LINE)
+        share = self._share(outputs.size * row.slope_cost)
         more = SLOPES[row.part], row.factor / outputs.size, b
         done = offer(self.kernels.losses.of_outputs_backward, outputs, target, gradient, *share, *more)
         return gradient if done else getattr(PLAIN, row.gradient)(outputs, target, *row.given(b), out=out)

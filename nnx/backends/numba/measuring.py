@@ -1,6 +1,6 @@
-"""Measurement behind the choices of tuning.py: what is faster here, of two ways to do the same.
+"""The measurements for the choices in tuning.py: which of two ways to do the same is faster on this machine.
 
-Where two are within TIE of each other, the choice stays as it was derived. How they are timed: timing.py.
+If two ways differ by less than TIE, the derived choice stays. timing.py does the timing.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from nnx.kernels.cpu.matmul import gemm
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import BY_NAME, number_of
 
-TIE = 0.03  # by how much one way must be faster than the other to be taken against what is derived
-NETWORKS = (  # hidden and output widths, by the weights of the widest layer, with 128 samples: 0.2 to 7 million
+TIE = 0.03  # a way must be faster by this share to replace the derived choice
+NETWORKS = (  # hidden and output widths, by the weights of the widest layer, for 128 samples: 0.2 to 7 million
     (16, 32, 4), (32, 32, 10), (32, 64, 10), (64, 64, 10), (64, 96, 10), (64, 128, 64, 10), (96, 128, 10),
     (128, 128, 10),
 )  # fmt: skip
 ROWS = 128
-SHARED = tuple(50 * 2**n for n in range(6))  # us of work that one or two threads do
-HANDED = tuple(2.5 * 2**n for n in range(6))  # the same where they are awake and compiled code hands it out
-WOKEN = tuple(10 * 2**n for n in range(6))  # the same where they sleep
-SPLIT = (64, 96, 128, 192, 256)  # widths of layers that are on tiles or not
-SPUN = 0.02  # seconds that threads wait to see whether they have a processor each
-TWO = 2  # threads that are measured against one: from which work on more are worth it follows from that
+SHARED = tuple(50 * 2**n for n in range(6))  # sizes, in us of work, for comparing one thread with two
+HANDED = tuple(2.5 * 2**n for n in range(6))  # the same for threads that are awake, if compiled code divides the work
+WOKEN = tuple(10 * 2**n for n in range(6))  # the same for sleeping threads
+SPLIT = (64, 96, 128, 192, 256)  # widths of layers for comparing products on tiles with others
+SPUN = 0.02  # seconds for which threads are run to see whether each has a processor
+TWO = 2  # two threads are compared with one; for more threads the limits follow from that
 Progress = Callable[[str], None]
 
 
 def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress = lambda what: None) -> Choices:
-    """Measure what is faster on this machine, on one thread or two if kernels may take so many: some three seconds.
+    """Measure what is faster on this machine, with one thread, and with two if kernels may use them: some 3 seconds.
 
     Args:
         dtypes: the number types whose kernels are compiled; products are measured in each, the rest in the first.
-        progress: called with what is measured next.
+        progress: called with the name of the next measurement.
     """
     backend, first = NumbaBackend().with_precision("full"), dtypes[0]
     progress("products")
@@ -62,7 +62,7 @@ def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress =
 
 
 def had_to_itself() -> float:
-    """Return what share of the time a processor was this program's, of one for each thread: less where others run."""
+    """Return the share of the time in which each thread had a processor to itself; less if other programs run."""
     shares, nothing, looks = list[float](), np.zeros(1, np.int64), pool.looks_in(SPUN)
 
     def spin() -> None:
@@ -74,15 +74,15 @@ def had_to_itself() -> float:
     return min(shares)
 
 
-# ---- what is measured ------------------------------------------------------------------------------------------------
+# ---- measurements ----------------------------------------------------------------------------------------------------
 
 
 def own_products(dtype: str, here: bool) -> list[str]:
-    """Return for which kinds of products nnx's own is faster than BLAS; as derived where they are not measured."""
+    """Return the kinds of products for which nnx's own kernel is faster than BLAS; derived for kinds not measured."""
     own, blas = NumbaBackend(), NumbaBackend()
     own.gemm_rule, blas.gemm_rule = "own", "blas"
     for each in (own, blas):
-        each.use_unit(None)  # what is split is neither's
+        each.use_unit(None)  # no split products, which are done by neither of the two
     chosen, random = dict[str, bool](), np.random.default_rng(0)
     for kind, (m, n, k, fused) in examples(np.dtype(dtype).itemsize):
         chosen[kind] = gemm.prefer_own(m, n, k, np.dtype(dtype).itemsize, fused)
@@ -98,7 +98,7 @@ def own_products(dtype: str, here: bool) -> list[str]:
 
 
 def lanes_weights(backend: Any, dtype: str) -> int:
-    """Return up to how many weights of the widest layer a step is faster with its samples in the vector lanes."""
+    """Return up to how many weights in the widest layer a step is faster with samples in the vector lanes."""
     found = dict[float, float]()
     for widths in NETWORKS:
         calls = recorded(backend, ROWS, widths, dtype)
@@ -122,7 +122,7 @@ def threads_from(backend: Any, dtype: str, lanes: int) -> float:
 
 
 def share_us(backend: Any, dtype: str) -> float:
-    """Return from how many microseconds of work an operation is faster on two threads, of which one is asleep."""
+    """Return from how many microseconds of work on an operation is faster on two threads, one of which sleeps."""
     if pool.limit == 1:
         return derived().share_us
     found, kernel = dict[float, float](), backend.kernels.elementwise.forward
@@ -134,43 +134,44 @@ def share_us(backend: Any, dtype: str) -> float:
 
 
 def handed_us(backend: Any, dtype: str) -> float:
-    """Return the same of an operation whose parts compiled code hands out, to a thread that is awake."""
+    """Return the same for an operation that compiled code divides, with a second thread that is awake."""
     return handed_out(backend, dtype, HANDED, repeat, derived().handed_us)
 
 
 def woken_us(backend: Any, dtype: str) -> float:
-    """Return the same where it has to be woken up."""
+    """Return the same for a second thread that must be woken up."""
     return handed_out(backend, dtype, WOKEN, after_a_pause, derived().woken_us)
 
 
 def handed_out(
     backend: Any, dtype: str, sizes: Sequence[float], how: Callable[[Callable[[], Any]], Timed], expected: float
 ) -> float:
-    """Return from how many microseconds of work on two threads are faster, of an operation that shares it itself."""
+    """Return from how many microseconds of work on two threads are faster, for an operation that divides its work."""
     if pool.limit == 1:
         return expected
     found, kernel = dict[float, float](), backend.kernels.elementwise.forward
     for microseconds in sizes:
         x, y, whole = work_of(microseconds, kernel, dtype)
-        shared = partial(with_help, kernel, x, y, -(-len(x) // (2 * TWO)), *whole.args[4:])
+        shared = partial(with_help, kernel, x, y, 2 * TWO, *whole.args[4:])
         found[microseconds] = quotient(how(shared), how(whole))
     return float(limit(found, expected, upwards=True))
 
 
 def with_help(kernel: Any, x: np.ndarray, y: np.ndarray, *more: Any) -> None:
-    """Call an elementwise kernel with another thread's help."""
-    kernel(x, y, pool.summon(TWO), *more)
+    """Call an elementwise kernel with the help of another thread."""
+    pool.summon(TWO)
+    kernel(x, y, pool.board_at, *more)
 
 
 def work_of(microseconds: float, kernel: Any, dtype: str) -> tuple[np.ndarray, np.ndarray, partial[Any]]:
-    """Return operands that keep an elementwise kernel busy for so long, roughly, and the call on one thread."""
+    """Return operands for roughly so many microseconds of an elementwise kernel, and the call on one thread."""
     x = np.linspace(-1, 1, round(1e3 * microseconds / BY_NAME["tanh"].cost), dtype=dtype).reshape(-1, 1)
     y = np.empty_like(x)
-    return x, y, partial(kernel, x, y, pool.board, len(x), number_of("tanh"), 0.0)
+    return x, y, partial(kernel, x, y, pool.board_at, 1, number_of("tanh"), 0.0)
 
 
 def split_from(backend: Any, dtypes: Sequence[str]) -> float:
-    """Return from how many multiply-adds a layer of a step in full precision is faster on AMX than in vectors."""
+    """Return from how many multiply-adds on a layer of a step in full precision is faster on AMX than in vectors."""
     if not backend.parts or "float32" not in dtypes:
         return derived().split_from
     tiles, vectors = Always(), NumbaBackend()
@@ -184,28 +185,28 @@ def split_from(backend: Any, dtypes: Sequence[str]) -> float:
 
 
 class Always(NumbaBackend):
-    """One that splits all products that are high and wide enough."""
+    """A backend that splits all products that are high and wide enough."""
 
     @property
     def split_from(self) -> float:
-        """Return 0: from no multiply-adds on."""
+        """Return 0, so that products of any size are split."""
         return 0.0
 
 
-# ---- how it is chosen ------------------------------------------------------------------------------------------------
+# ---- from measurements to choices ------------------------------------------------------------------------------------
 
 
 def faster(quotient: float, expected: bool) -> bool:
-    """Tell whether a way is faster than the other, given its time over the other's; as expected where they tie."""
+    """Return whether one way is faster, given its time divided by the other's; `expected` if they tie."""
     return expected if abs(quotient - 1) <= TIE else quotient < 1
 
 
 def limit(found: dict[float, float], expected: float, upwards: bool) -> float:
-    """Return the size from which on (upwards), or up to which, one way is taken so that all sizes together lose least.
+    """Return the size from which (upwards), or up to which, to use one way so that all sizes together lose least.
 
     Args:
-        found: by size, how long that way takes over how long the other takes. expected: what is taken unless another
-            limit is better by a tie.
+        found: by size, the time of this way divided by the time of the other one. expected: the limit that is returned
+            unless another one is better by more than a tie.
     """
 
     def cost(at: float) -> float:
@@ -213,13 +214,13 @@ def limit(found: dict[float, float], expected: float, upwards: bool) -> float:
 
     sizes = sorted(found)
     between = [math.sqrt(a * b) for a, b in pairwise(sizes)]
-    ends = [sizes[0], 2 * sizes[-1]] if upwards else [sizes[0] / 2, sizes[-1]]  # nothing is said about smaller ones
+    ends = [sizes[0], 2 * sizes[-1]] if upwards else [sizes[0] / 2, sizes[-1]]  # smaller sizes were not measured
     best = min([*ends, *between], key=cost)
     return best if cost(best) < cost(expected) - TIE else expected
 
 
 def recorded(backend: Any, rows: int, widths: Sequence[int], dtype: str) -> list[Call]:
-    """Return the operations of a training step of dense layers with ReLU, softmax and Adam, as a model records them."""
+    """Return the operations of a training step of dense layers with ReLU, softmax and Adam, as a model records it."""
     random, zeros = np.random.default_rng(0), partial(np.zeros, dtype=dtype)
     size = sum(round_up(count, PADDING) for a, b in pairwise(widths) for count in (a * b, b))
     arena = zeros(4 * size)

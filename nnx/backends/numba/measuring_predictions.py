@@ -1,7 +1,8 @@
-"""Costs of predictions on this machine: the part of measuring.py that is about rows and weights.
+"""Costs of predictions on this machine: the part of measuring.py about rows and weights.
 
-Two networks, with one row or some and with one panel of rows or two, tell what a row takes and what each weight of it;
-a network that the second-level cache can't hold tells what weights take that come from afar, and packing them.
+From two networks, with one row or several and with one panel of rows or two, follow the cost of a row and of each of
+its weights. A network that does not fit in the second-level cache shows the cost of weights from farther away, and of
+packing them.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ from nnx.backends.numba.timing import nanoseconds, repeat
 from nnx.backends.numba.tuning import Prediction, derived
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.program import inference
-from nnx.kernels.cpu.threads import pool
 
 SMALL, NEAR = (2, 64, 3), (64, 128, 64, 10)
-ROWS = 9  # that are predicted each by itself
-NONSENSE = 8.0  # times more or less than the others, against what is derived: what is so far off was disturbed
+ROWS = 9  # rows that are predicted one by one
+NONSENSE = 8.0  # a measurement was disturbed if its ratio to the derived value differs so much from the other ratios
 
 
 def prediction(dtype: str) -> Prediction:
-    """Measure it in one number type; return what is derived if any of it is nonsense."""
+    """Return the measured costs for one number type; the derived ones if a measurement was disturbed."""
     small, near, far = (Network(widths, dtype) for widths in (SMALL, NEAR, beyond_the_cache(dtype)))
     took = nanoseconds([repeat(call) for network in (small, near, far) for call in network.calls()])
     for network, four in zip((small, near, far), (took[:4], took[4:8], took[8:]), strict=True):
@@ -45,25 +45,25 @@ def prediction(dtype: str) -> Prediction:
 
 
 def sensible(found: Prediction) -> bool:
-    """Tell whether nothing is far from what is derived, but for what a processor is slower or faster in all."""
+    """Return whether all costs have similar ratios to the derived ones; a processor may be slower or faster overall."""
     quotients = [one / other for one, other in zip(astuple(found), astuple(derived().prediction), strict=True)]
     usual = statistics.median(quotients)
     return all(0 < usual < NONSENSE * quotient and quotient < NONSENSE * usual for quotient in quotients)
 
 
 def beyond_the_cache(dtype: str) -> tuple[int, ...]:
-    """Return the widths of a network whose weights are one and a half times the second-level cache."""
+    """Return the widths of a network whose weights take one and a half times the second-level cache."""
     numbers = caches().l2 * 3 // 2 // np.dtype(dtype).itemsize
     side = min(inference.STACK, math.isqrt(numbers) // PADDING * PADDING)
     return side, side, 10
 
 
 class Network:
-    """A network, and how many ns its predictions take on one thread.
+    """A network, with the times of its predictions on one thread, in ns.
 
     Attributes:
-        numbers: its weights, as so many in float32. columns: rows of a panel.
-        row: a row by itself. among: a row more among many. panel: as many rows as fill one.
+        numbers: its weights, counted in float32. columns: rows in a panel.
+        row: for a row by itself. among: for one more row among many. panel: for the rows of one panel.
     """
 
     row = among = panel = 0.0
@@ -72,7 +72,7 @@ class Network:
         shapes = [shape for a, b in pairwise(widths) for shape in ((a, b), (1, b))]
         starts = np.cumsum([0, *(round_up(math.prod(shape), PADDING) for shape in shapes)])
         random = np.random.default_rng(0)
-        parameters = on_large_pages(int(starts[-1]) + PADDING, dtype)  # as those of a model that is so large
+        parameters = on_large_pages(int(starts[-1]) + PADDING, dtype)  # as in a model of this size
         parameters[:] = random.normal(0, 0.05, parameters.size)
         views = [parameters[i : i + math.prod(s)].reshape(s) for i, s in zip(starts, shapes, strict=False)]
         pairs = zip(views[::2], views[1::2], strict=True)
@@ -86,19 +86,19 @@ class Network:
         self.out = np.empty((len(self.x), widths[-1]), dtype)
 
     def calls(self) -> list[partial[bool]]:
-        """Return what predicts one row, some, a panel, and two panels."""
+        """Return calls that predict one row, several rows, a panel, and two panels."""
         by_row, columns = inference.ready(self.x.dtype), self.columns
         few = [partial(by_row, self.x[:rows], self.out[:rows], self.place, 0) for rows in (1, ROWS)]
         some = (self.x[:columns], self.out[:columns]), (self.x[: 2 * columns], self.out[: 2 * columns])
-        return [*few, *(partial(self.many.run, *both, pool.board, 1) for both in some)]
+        return [*few, *(partial(self.many.run, *both, 1) for both in some)]
 
     def learn(self, one: float, some: float, panel: float, two: float) -> None:
-        """Take how long these took."""
+        """Set the attributes from the times of these calls."""
         self.row, self.among, self.panel = (some - one) / (ROWS - 1), (two - panel) / self.columns, panel
 
 
 def line(small: Network, near: Network, cost: str) -> tuple[float, float]:
-    """Return what a row of no weights costs, and each weight of it."""
+    """Return the cost of a row without weights, and of each weight: a line through two networks' costs."""
     low, high = getattr(small, cost), getattr(near, cost)
     weight = (high - low) / (near.numbers - small.numbers)
     return low - small.numbers * weight, weight

@@ -16,7 +16,6 @@ from nnx.kernels.elementwise import KINDS, number_of
 Array = Any
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
 LITTLE = 2.5e3  # the same where compiled code hands out the parts; from where on that pays is measured
-LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 NUMBERS = {kind: number_of(kind) for kind in KINDS}
 PLAIN = NumpyBackend()
 
@@ -29,7 +28,8 @@ class NumbaShared(NumpyBackend):
         from nnx.backends.numba import tuning  # here, because it imports Numba
 
         self._tuning = tuning
-        self._board = self.kernels.pool.board
+        self._pool = self.kernels.pool
+        self._one_part = self._pool.board_at, 1  # what `_share` returns for one thread
 
     def _rows(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
         """Offer a kernel its operands, in parts for several threads if they are large.
@@ -38,7 +38,7 @@ class NumbaShared(NumpyBackend):
             cost: ns an element of the first array, on one thread.
             arrays: divided by rows. One without rows, an operand left out, stays as it is. more: the same for all.
         """
-        first, pool = arrays[0], self.kernels.pool
+        first = arrays[0]
         if self._alone(first.size * cost):
             return offer(kernel, *arrays, *more)
         rows = len(first)
@@ -46,34 +46,30 @@ class NumbaShared(NumpyBackend):
             return False
         parts = self._split(rows, first.size * cost)
         calls = [partial(offer, kernel, *(a[p] if len(a) else a for a in arrays), *more) for p in parts]
-        return together(pool, calls)
+        return together(self._pool, calls)
 
     def _alone(self, work: float) -> bool:
         """Tell whether so many ns of work are done by one thread."""
-        return work < LEAST or self.kernels.pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
+        return work < LEAST or self._pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
 
     def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
         """Divide rows among as many threads as so many ns of work are worth: see `pool.split`."""
-        pool = self.kernels.pool
-        worth = 1e3 * self._tuning.current().choices.share_us
-        parts: list[slice] = pool.split(length, pool.useful(work, worth), grain)
+        threads = self._pool.useful(work, 1e3 * self._tuning.current().choices.share_us)
+        parts: list[slice] = self._pool.split(length, threads, grain)
         return parts
 
-    def _share(self, length: int, work: float, grain: int = 1) -> tuple[Array, int]:
-        """Return the board for a kernel that hands out parts itself, and how much of `length` to take at a time.
-
-        Args:
-            work: ns on one thread. grain: a part is a multiple of this.
-        """
+    def _share(self, work: float) -> tuple[int, int]:
+        """Return where the board lies, for a kernel that hands out parts, and how many for so many ns of work."""
         if work < LITTLE:
-            return self._board, length or 1  # all in one part
-        pool, choices = self.kernels.pool, self._tuning.current().choices
-        worth, waking = 1e3 * choices.handed_us, 1e3 * choices.woken_us
-        if work < worth or not pool.worth_help(work, waking):
-            return self._board, length or 1
-        threads = 2 if pool.limit == 2 else min(pool.useful(work, worth), pool.limit)  # asked only where there are more
-        parts = threads if work < waking else 2 * threads  # each is drawn, which takes some 0.1 us
-        return pool.summon(threads), -(-length // (parts * grain)) * grain
+            return self._one_part
+        pool, choices = self._pool, self._tuning.current().choices
+        if work < choices.handed:
+            return self._one_part
+        limit = pool.limit
+        threads = 2 if limit == 2 else min(pool.useful(work, choices.handed), limit)  # asked only where there are more
+        if not pool.summon(threads, work, choices.woken):
+            return self._one_part
+        return pool.board_at, threads if work < choices.woken else 2 * threads  # each is drawn, which takes some 0.1 us
 
 
 def offer(kernel: Any, *operands: Any) -> bool:

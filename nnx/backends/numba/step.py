@@ -21,7 +21,7 @@ class NumbaStep(NumbaShared):
     def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
         k = self.kernels.step
         if source.ndim == 2:
-            done = offer(k.gather, source, order, counters, out, *self._share(len(out), out.size * 0.2))
+            done = offer(k.gather, source, order, counters, out, *self._share(out.size * 0.2))
         else:
             done = offer(k.gather_labels, source, order, counters, out)
         return out if done else super().gather_rows(source, order, counters, out)
@@ -29,7 +29,7 @@ class NumbaStep(NumbaShared):
     def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
         more = (int(counters[STEP]), layer, seed & LOW, seed >> 32 & LOW, keep_threshold(rate), 1 / (1 - rate))
-        done = offer(self.kernels.dropout.dropout, x, y, *self._share(len(x), x.size * 1.2), *more)
+        done = offer(self.kernels.dropout.dropout, x, y, *self._share(x.size * 1.2), *more)
         return y if done else super().dropout(x, rate, seed, layer, counters, out)
 
     def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:

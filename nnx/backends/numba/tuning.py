@@ -1,11 +1,11 @@
-"""Choices that depend on the machine: own product or BLAS, rows or lanes, one thread or two. Each is read from here.
+"""Choices that depend on the machine: own product or BLAS, rows or lanes, one thread or two.
 
-`nnx warmup` measures them (measuring.py) and keeps them as JSON beside the compiled kernels, one file for each
-processor and number of threads. Without such a file they are derived, from the sizes of the caches and the width of
-vectors; NNX_TUNE=off takes no file. A file that does not fit is left alone, and why is told: once as a warning, and by
+`nnx warmup` measures them (measuring.py) and saves them as JSON beside the compiled kernels, one file for each
+processor and number of threads. Without such a file, or with NNX_TUNE=off, they are derived from the sizes of the
+caches and the width of vectors. A file that does not fit is ignored; the reason is given once as a warning, and by
 `info()` and `nnx doctor`.
 
-The same file gives the same choices, and those the same bits. Another choice may round otherwise.
+The same file gives the same choices, and these the same bits. Other choices may round differently.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,18 +31,20 @@ from nnx.kernels.cpu.matmul.register_tile import ROWS, WIDTH
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.user_warnings import warn_once
 
-LARGEST = 1 << 16  # bytes of a file
+LARGEST = 1 << 16  # the most bytes of a file
 SMALL, LARGE = 2e6, 1e8  # multiply-adds of a product
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """How many ns prediction takes on one thread; a weight or number stands for one in float32.
+    """The costs of prediction on one thread, in ns; those of a weight are for float32.
 
     Attributes:
-        row, weight, far_weight: a row by itself; each weight of it; and where the second-level cache can't hold them.
-        call, packed, far_packed: a call for many rows; each weight that is packed in it; and the same from afar.
-        among, weight_among: a row among many, in panels that are full; each weight of it.
+        row, weight, far_weight: of a row by itself; of each of its weights; the same if the weights do not fit in the
+            second-level cache.
+        call, packed, far_packed: of a call for many rows; of packing each weight in it; the same for weights that do
+            not fit in that cache.
+        among, weight_among: of a row among many, in full panels; of each of its weights.
     """
 
     row: float
@@ -57,17 +59,17 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Choices:
-    """What is chosen for this machine.
+    """The choices for this machine.
 
     Attributes:
-        own_products: kinds of products (`kind_of`) for which nnx's own is taken, else BLAS; None: by `gemm.prefer_own`.
-        lanes_weights: weights of the widest layer up to which a recorded step has its samples in the vector lanes.
-        threads_from: multiply-adds of a recorded step from which it takes two threads; more: see `pool.useful`.
-        share_us: microseconds of work from which an operation is shared among threads by Python.
-        handed_us: the same where compiled code hands out the parts, and the threads are awake.
-        woken_us: the same where they sleep.
-        split_from: multiply-adds of a product from which full precision is quicker split, on AMX.
-        prediction: of which follows how many rows are predicted each by itself, and who takes what of more.
+        own_products: kinds of products (`kind_of`) that nnx's own kernel does, else BLAS; None: by `gemm.prefer_own`.
+        lanes_weights: up to so many weights in the widest layer, a recorded step has its samples in the vector lanes.
+        threads_from: from so many multiply-adds on, a recorded step uses two threads; for more, see `pool.useful`.
+        share_us: from so many microseconds of work on, Python shares an operation among threads.
+        handed_us: the same if compiled code divides the work, and the threads are awake.
+        woken_us: the same if the threads sleep.
+        split_from: from so many multiply-adds on, a product in full precision is faster split, on AMX.
+        prediction: the costs that decide how many rows are predicted one by one, and how threads share more rows.
     """
 
     own_products: tuple[str, ...] | None
@@ -79,16 +81,26 @@ class Choices:
     split_from: float
     prediction: Prediction
 
+    @cached_property
+    def handed(self) -> float:
+        """`handed_us` in ns, in which operations count their work."""
+        return 1e3 * self.handed_us
+
+    @cached_property
+    def woken(self) -> float:
+        """`woken_us` in ns."""
+        return 1e3 * self.woken_us
+
 
 class Tuning(NamedTuple):
-    """Choices, and where they come from, in words."""
+    """Choices, with a text that says where they come from."""
 
     choices: Choices
     why: str
 
 
 def current() -> Tuning:
-    """Return what is chosen for as many threads as kernels may take at most."""
+    """Return the choices for the largest number of threads that kernels may use."""
     return _found(pool.limit)
 
 
@@ -104,7 +116,7 @@ def _found(threads: int) -> Tuning:
         try:
             choices, when = parse(content, wanted)
         except ValueError as error:
-            why = f"; {name} is left alone: {error}"  # without its folder, since reports of benchmarks show this
+            why = f"; {name} is left alone: {error}"  # without the folder, since benchmark reports show this text
             warn_once(f"{place / name} is left alone: {error}; nnx warmup measures again", "choices left alone")
             continue
         return Tuning(choices, f"measured {when} with {threads} thread{'s' * (threads > 1)} ({name})")
@@ -112,11 +124,11 @@ def _found(threads: int) -> Tuning:
 
 
 def forget() -> None:
-    """Look for the file again."""
+    """Forget the choices, so that the file is read again."""
     _found.cache_clear()
 
 
-# ---- derived ---------------------------------------------------------------------------------------------------------
+# ---- derived choices -------------------------------------------------------------------------------------------------
 
 DERIVED = (
     f"derived from {caches().l1 // KIB} and {caches().l2 // KIB} KiB of cache a core, and vectors of {WIDTH} bytes"
@@ -126,11 +138,11 @@ DERIVED = (
 def derived() -> Choices:
     """Return the choices that follow from caches and vectors.
 
-    Lanes read the weights number by number, which is quick while they are in the first-level cache; with vectors of 64
-    bytes products by rows are twice as fast, and the limit half as high. Waking a second thread, and meeting it some
-    six times a step, costs what one does meanwhile: some 125000 multiply-adds for each number in a vector. What
-    prediction takes, and products on AMX, is an Emerald Rapids'; with vectors half as wide a multiply-add takes twice
-    as long.
+    With samples in lanes the weights are read number by number, which is fast while they are in the first-level cache;
+    with vectors of 64 bytes, products by rows are twice as fast, so the limit is half as high. Waking a second thread,
+    and waiting for it some six times in a step, costs as much time as some 125000 multiply-adds for each number in a
+    vector. The costs of predictions, and the limit for AMX, are those of an Emerald Rapids; with vectors half as wide a
+    multiply-add takes twice as long.
     """
     lanes = min(1 << 13, caches().l1 // 4 * 32 // max(32, WIDTH))
     prediction = Prediction(40.0, 0.03, 0.1, 1600.0, 0.05, 0.17, 8.0, 0.0105 * 64 / WIDTH)
@@ -141,8 +153,8 @@ def derived() -> Choices:
 
 
 def kind_of(m: int, n: int, k: int, itemsize: int, fused: bool) -> str:
-    """Return which kind of product [m, k] by [k, n] is: by the share of its tiles that is used, and by its size."""
-    if k == 1 and m > 1:  # the gradient of weights at batch 1
+    """Return the kind of a product [m, k] by [k, n], which depends on the used share of its tiles, and on its size."""
+    if k == 1 and m > 1:  # the gradient of weights for a batch of 1
         return f"float{8 * itemsize}, a column by a row"
     lanes = gemm.LANES[itemsize]
     fill = m * n / ((-(-m // ROWS) * ROWS) * (-(-n // lanes) * lanes))
@@ -153,7 +165,7 @@ def kind_of(m: int, n: int, k: int, itemsize: int, fused: bool) -> str:
 
 
 def examples(itemsize: int) -> Iterator[tuple[str, tuple[int, int, int, bool]]]:
-    """Yield a product [m, n], depth, and whether bias and ReLU follow, for each kind of one number type."""
+    """Yield for each kind of product an example (m, n, k, whether bias and ReLU follow), for one number type."""
     lanes, m = gemm.LANES[itemsize], 12 * ROWS
     half, thin = max(1, lanes * 5 // 8), max(1, lanes // 4)
     shapes = [(m, 64, 64), (2 * m, 512, 784), (8 * m, 512, 784), (m, half, 64), (8 * m, half, 1024), (m, thin, 64)]
@@ -164,7 +176,7 @@ def examples(itemsize: int) -> Iterator[tuple[str, tuple[int, int, int, bool]]]:
 
 
 def prefers_own(m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
-    """Tell whether the own product is taken for an [m, n] result of depth k, rather than BLAS."""
+    """Return whether nnx's own kernel, and not BLAS, does the product [m, k] by [k, n]."""
     chosen = current().choices.own_products
     if chosen is None:
         return bool(gemm.prefer_own(m, n, k, itemsize, fused))
@@ -172,7 +184,7 @@ def prefers_own(m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
 
 
 def described(choices: Choices) -> Iterable[str]:
-    """Say what is chosen, a line for each kind of choice."""
+    """Yield the choices in words, a line for each."""
     if choices.own_products is not None:
         yield f"own products: {'; '.join(choices.own_products)}"
     yield (
@@ -193,22 +205,22 @@ def described(choices: Choices) -> Iterable[str]:
 
 
 def key(threads: int) -> dict[str, Any]:
-    """Return what measured choices hold for."""
+    """Return the facts for which measured choices are valid: versions, processor, threads."""
     package = getattr(sys.modules.get("nnx"), "__version__", "")
     versions = {"nnx": package, "numba": numba.__version__, "numpy": np.__version__}
     return {"cpu": model(), "vector_bytes": WIDTH, "caches": list(caches()), "threads": threads, **versions}
 
 
 def file_name(threads: int) -> str:
-    """Return the name of the file for so many threads on this processor."""
+    """Return the name of the file for a number of threads on this processor."""
     return f"tuning-{slug()}-{8 * WIDTH}bit-{threads}.json"
 
 
 def parse(content: bytes, wanted: dict[str, Any]) -> tuple[Choices, str]:
-    """Return the choices that a file holds, and when they were measured.
+    """Return the choices in a file, and when they were measured.
 
     Raises:
-        ValueError: it is damaged, or was measured for something else; the message says which.
+        ValueError: it is damaged, or was measured under other conditions than `wanted`; the message says which.
     """
     if len(content) > LARGEST:
         raise ValueError(f"it has {len(content)} bytes, expected at most {LARGEST}")
@@ -225,7 +237,7 @@ def parse(content: bytes, wanted: dict[str, Any]) -> tuple[Choices, str]:
 
 
 def checked(given: Any) -> Choices:
-    """Return choices read from a file; raise ValueError where one cannot be."""
+    """Return choices read from a file; raise ValueError if one has an impossible value."""
     names = [field.name for field in fields(Choices)]
     if not isinstance(given, dict) or set(given) != set(names):
         raise ValueError(f"its choices are not {', '.join(names)}")
@@ -245,7 +257,7 @@ def checked(given: Any) -> Choices:
 
 
 def keep(choices: Choices) -> Path:
-    """Write what was measured with the threads that kernels take now, whole or not at all; return where.
+    """Write measured choices, for the present number of threads, whole or not at all; return the path.
 
     Raises:
         OSError: it cannot be written; the message says why.

@@ -1,8 +1,8 @@
 """Ahead-of-time compiling: every kernel of the Numba backend now, so that no training has to wait: `nnx warmup`.
 
 Each kernel is called once, in each number type, on operands of a few numbers; the code is kept on disk
-(nnx/kernels/cpu/jit/cache.py). Numba compiles one function at a time, so several processes go through them, each its
-own way; what one has compiled, the others load.
+(nnx/kernels/cpu/jit/cache.py). Numba compiles one function at a time in a process, so several processes go through the
+kernels, each in its own order; what one has compiled, the others load.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from nnx.backends.threads import get_threads
 Array = Any
 Step = tuple[str, Callable[[], Any]]
 DTYPES = ("float32", "float64")
-PROCESSES = 4  # at most: each needs some 350 MB, and a second or two before it compiles anything
+PROCESSES = 4  # the most processes: each needs some 350 MB, and a second or two before it compiles anything
 
 
 def warmup(progress: Callable[[int, int, str], None] | None = None, dtypes: tuple[str, ...] = DTYPES) -> int:
-    """Compile all kernels, or load them from disk; return how many calls that took.
+    """Compile all kernels, or load them from disk; return the number of calls.
 
     Args:
-        progress: called before each with (how many are done, of how many, which is next), and once at the end.
+        progress: called before each with (number done, number of all, name of the next), and once at the end.
         dtypes: the number types to compile for.
 
     Raises:
         BackendUnavailable: there is no Numba here; the message says why and what to do.
     """
     processes = most_processes()
-    with helpers(processes, dtypes):  # which import Numba at the same time
+    with helpers(processes, dtypes):  # started first, so that they import Numba at the same time
         backend = get_backend("numba")
         from nnx.kernels.cpu.jit.cache import uncollected
 
@@ -53,7 +53,7 @@ def warmup(progress: Callable[[int, int, str], None] | None = None, dtypes: tupl
 
 
 def export(folder: Path) -> int:
-    """Copy what is compiled and measured to a folder, for NUMBA_CACHE_DIR to name in an image; return how many files.
+    """Copy compiled kernels and measured choices to a folder for an image's NUMBA_CACHE_DIR; return how many files.
 
     Raises:
         OSError: it cannot be written.
@@ -69,15 +69,16 @@ def export(folder: Path) -> int:
 
 
 def most_processes() -> int:
-    """Return among how many processes to divide the work: one where this program is no Python that could be started."""
+    """Return the number of processes to use; one if this program is not a Python interpreter that can be started."""
     alone = not sys.executable or getattr(sys, "frozen", False)
     return 1 if alone else min(get_threads(), PROCESSES)
 
 
 def order_of(steps: Sequence[Step], processes: int, number: int) -> list[Step]:
-    """Return all steps in the order in which one of the processes goes through them.
+    """Return all steps in the order for one of the processes.
 
-    Two and two begin at the ends of a stretch and go towards each other. Where they meet the rest is on the disk.
+    Processes work in pairs, which begin at the two ends of a section of the list and move towards each other. Once they
+    have met, everything else in the section is on the disk.
     """
     stretches = (processes + 1) // 2
     first, last = (len(steps) * n // stretches for n in (number // 2, number // 2 + 1))
@@ -88,31 +89,31 @@ def order_of(steps: Sequence[Step], processes: int, number: int) -> list[Step]:
 
 @contextmanager
 def helpers(processes: int, dtypes: Sequence[str]) -> Iterator[None]:
-    """Have other processes go through the same steps in other orders. What one that fails leaves out, this one does."""
+    """Start other processes that do the same steps in other orders; if one fails, this process does its steps."""
     commands = [
         [sys.executable, "-m", "nnx.backends.numba.warmup", str(processes), str(n), *dtypes]
         for n in range(1, processes)
     ]
     started: list[Popen[bytes]] = []
     try:
-        with suppress(OSError):  # a limit of processes, say: then there are fewer, or none
+        with suppress(OSError):  # such as a limit of processes: then there are fewer helpers, or none
             started.extend(Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL) for command in commands)
         yield
     finally:
         for helper in started:
-            helper.kill()  # a file that it was about to write is left to cache.prune
+            helper.kill()  # cache.prune removes a file that it was writing
         for helper in started:
             helper.wait()
 
 
 def _help(processes: str, number: str, *dtypes: str) -> None:
-    """Compile in a process of its own, until the one that began it is through and ends this one."""
+    """Compile, as a helping process, until the process that started this one ends it."""
     from nnx.backends.numba.backend import create
     from nnx.kernels.cpu.jit.cache import uncollected, writable
 
-    if writable() is None:  # nothing could be handed over
+    if writable() is None:  # without a cache on disk it cannot help
         return
-    with uncollected():  # nobody asks here whether the backend works: the other does
+    with uncollected():  # the backend is not probed here; the other process has done that
         for _, call in order_of(_steps(create(), dtypes), int(processes), int(number)):
             call()
 
@@ -123,15 +124,16 @@ def _help(processes: str, number: str, *dtypes: str) -> None:
 def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
     """Return one call for every kernel and number type.
 
-    What shares most of its code stands together, so that each process compiles that once: a number type, and in it the
-    two programs. Every second type is the other way round, so that who begins at the end has the large ones first.
+    Steps that share most of their code are next to each other, so that each process compiles it once: first by number
+    type, then by program. Every second type is in reverse order, so that a process that begins at the end has the large
+    ones first.
     """
     calls = [[(f"{name} ({dtype})", call) for name, call in _calls(backend, dtype).items()] for dtype in dtypes]
     return [step for n, same in enumerate(calls) for step in (reversed(same) if n % 2 else same)]
 
 
 def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
-    """Return one call for every kernel, by the name of its operation; those that take seconds are at the ends."""
+    """Return one call for every kernel, by the name of its operation; those that take seconds come first and last."""
     from nnx.kernels.cpu.ops.optimizers import NUMBERS
     from nnx.kernels.cpu.program import compiled, inference, inference_called, inference_many, inference_scores
     from nnx.kernels.cpu.program.lanes_called import CALLED_IN_LANES

@@ -1,8 +1,9 @@
-"""Every operation of the backend protocol, written once over `xp` with the array-API standard alone.
+"""Every operation of the backend protocol, with a default body that uses only the array-API standard over `xp`.
 
-A backend inherits these bodies and replaces those it can do faster. An operation writes into `out` when given one and
-returns it; what changes from one training step to the next (step number, learning rate, cursor) is read from arrays,
-never from Python numbers, so that a recorded step can be replayed. `@operation` declares what is read and written.
+A backend inherits these bodies and replaces those that it can do faster. An operation writes its result into `out`, if
+given, and returns it. Values that change from one training step to the next (step number, learning rate, cursor) are
+read from arrays, never from Python numbers, so that a recorded step can be replayed. `@operation` declares which
+operands are read and written.
 """
 
 from nnx.backends.operations.activations import ActivationOperations

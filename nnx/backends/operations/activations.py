@@ -1,4 +1,4 @@
-"""Activation functions: those of the table, and softmax. N samples, C classes."""
+"""Activation functions: those of the table in nnx/kernels/elementwise.py, and softmax. N samples, C classes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from nnx.kernels.elementwise import Elementwise
 @quiet
 @with_functions
 class ActivationOperations(OverXp):
-    """Those that act on each number by itself come from their table: see `with_functions`."""
+    """Softmax, and the elementwise functions, which `with_functions` makes from their table."""
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Callable[..., Array]: ...
 
     def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
-        """Return a function of the table of x; `a` is its parameter, or nothing."""
+        """Return f(x) for a function f of the table; `a` is its parameter, if it has one."""
         return write(out, row.forward(self._math, x, *row.given(a)))
 
     def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
-        """Return dy times the slope of a function of the table; `of` is its input or its output, as its row says."""
+        """Return dy times the derivative of a function of the table; `of` is its input or output, as its row says."""
         return write(out, row.backward(self._math, of, dy, *row.given(a)))
 
     @operation("x")
@@ -36,14 +36,14 @@ class ActivationOperations(OverXp):
 
     @operation("y dy")
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        """Return each row's Jacobian times its gradient, without the Jacobian: `y * (dy - sum(y * dy))`.
+        """Return each row's Jacobian times its gradient, without building the Jacobian: `y * (dy - sum(y * dy))`.
 
-        The notes build `diagflat(y) - y @ y.T` for every sample; the product with it needs only its row sums.
+        The book builds the Jacobian `diagflat(y) - y @ y.T` for every sample (chapter 9).
         """
         return write(out, y * (dy - self.xp.sum(y * dy, axis=1, keepdims=True)))
 
     @operation("y")
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
-        """Return the book's matrix for every sample, `diagflat(y) - y @ y.T`: [N, C, C]."""
+        """Return the Jacobian of every sample, `diagflat(y) - y @ y.T`: [N, C, C]."""
         identity = self._distribution(self._range(y.shape[1], y), y)
         return write(out, y[:, :, None] * identity - y[:, :, None] * y[:, None, :])

@@ -1,4 +1,4 @@
-"""Blocks of layers: sums, columns put together and taken apart, and codes looked up. N samples, C columns."""
+"""Operations of blocks and embeddings: sums, columns joined and split, vectors looked up. N samples, C columns."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from nnx.backends.operations.over_xp import Array, OverXp
 
 @quiet
 class BlockOperations(OverXp):
-    """What layers that hold layers, and embeddings, call."""
+    """The operations of layers made of other layers, and of embeddings."""
 
     @operation("x y")
     def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
-        """Return x + y, of one shape."""
+        """Return x + y, both of the same shape."""
         return write(out, x + y)
 
     @operation("x", "y")
     def put_columns(self, x: Array, first: int, y: Array) -> None:
-        """Write x [N, C] to the columns of y [N, O] from the one numbered `first` on; those beside it stay."""
+        """Write x [N, C] into the columns of y [N, O] from number `first` on; the others stay."""
         y[:, first : first + x.shape[1]] = x
 
     @operation("x")
     def take_columns(self, x: Array, first: int, count: int, out: Array | None = None) -> Array:
-        """Return so many columns of x [N, C] from the one numbered `first` on: a copy [N, count]."""
+        """Return `count` columns of x [N, C] from number `first` on: a copy [N, count]."""
         some = x[:, first : first + count]
         return self.xp.asarray(some, copy=True) if out is None else write(out, some)
 
     @operation("x w", "y")
     def embed(self, x: Array, w: Array, column: int, first: int, y: Array) -> None:
-        """Write the row of w [C, O] that each code in a column of x [N, I] names, to the columns of y from `first` on.
+        """Write, for each code in a column of x [N, I], its row of w [C, O] into the columns of y from `first` on.
 
-        What is no code, a whole number from 0 to C - 1, gets nan.
+        Codes are integers from 0 to C - 1; anything else gets nan.
         """
         xp = self.xp
         codes = x[:, column]
@@ -42,9 +42,9 @@ class BlockOperations(OverXp):
 
     @operation("x dy", "dw")
     def embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
-        """Write the gradient of `embed`'s w: for each code the sum of those of its samples; what is no code has none.
+        """Write to `dw` the gradient of w in `embed`: for each code, the sum over the samples with this code.
 
-        Sums are made in one order: that of the samples.
+        Sums are made in the order of the samples. Samples with an invalid code are left out.
         """
         xp = self.xp
         codes, dy = x[:, column], dy[:, first : first + dw.shape[1]]
@@ -55,5 +55,5 @@ class BlockOperations(OverXp):
         self._in_runs(x.shape[0], lambda run: xp.matmul(xp.matrix_transpose(share[run, ...]), dy[run, ...]), dw)
 
     def _codes(self, codes: Array, count: int) -> Array:
-        """Which numbers [N] are whole, and one of so many."""
+        """Return which numbers [N] are integers from 0 to count - 1, as codes must be."""
         return (codes >= 0) & (codes < count) & (codes == self.xp.floor(codes))

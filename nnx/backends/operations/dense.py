@@ -1,4 +1,4 @@
-"""The dense product, its gradients, and penalties of weights. N samples, I inputs, O outputs."""
+"""Operations of dense layers: the product, its gradients, and weight penalties. N samples, I inputs, O outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
 
 
 def fusible(activation: str) -> str:
-    """Return the name of a function that `dense` applies to its own result; refuse any other."""
+    """Return `activation` if it is a function that `dense` can apply to its result; raise an error for any other."""
     row = BY_NAME.get(activation)
     if row is None or row.parameter:
         names = ", ".join(row.name for row in FUNCTIONS if not row.parameter)
@@ -19,14 +19,15 @@ def fusible(activation: str) -> str:
 
 @quiet
 class DenseOperations(OverXp):
-    """What a dense layer calls."""
+    """The operations of dense layers."""
 
     @operation("x w b")
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
-        """Return `x @ w + b` [N, O], passed through `activation` if a function without a parameter is named.
+        """Return `x @ w + b` [N, O], or the activation function of it.
 
         Args:
             x: inputs [N, I]. w: weights [I, O]. b: biases [1, O].
+            activation: the name of an elementwise function without a parameter; None: none.
         """
         y = write(out, self.xp.matmul(x, w) + b)
         return y if activation is None else getattr(self, fusible(activation))(y, out=y)
@@ -39,12 +40,12 @@ class DenseOperations(OverXp):
 
     @operation("w dy")
     def dense_dinputs(self, w: Array, dy: Array, out: Array | None = None) -> Array:
-        """Return the gradient of the inputs alone [N, I]: the parameters of a layer that is not trained need none."""
+        """Return only the gradient of the inputs [N, I]: for a layer that is not trained."""
         return write(out, self.xp.matmul(dy, self.xp.matrix_transpose(w)))
 
     @operation("x dy", "dw db")
     def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
-        """Write the gradients of the parameters alone: the first layer's inputs need none."""
+        """Write only the gradients of the parameters: for the first layer, whose inputs need none."""
         xp = self.xp
         self._in_runs(x.shape[0], lambda run: xp.matmul(xp.matrix_transpose(x[run, ...]), dy[run, ...]), dw)
         self._in_runs(x.shape[0], lambda run: xp.sum(dy[run, ...], axis=0, keepdims=True), db)

@@ -1,4 +1,4 @@
-"""Formulas of the user's own, as an activation or a loss: see nnx/backends/formula.py."""
+"""User-defined formulas of activation functions and losses: see nnx/backends/formula.py."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from nnx.backends.operations.over_xp import Array, OverXp
 
 @quiet
 class FormulaOperations(OverXp):
-    """What layers and losses of a formula call."""
+    """The operations of layers and losses with a user-defined formula."""
 
     @operation("x")
     def apply_formula(self, x: Array, of: Formula, out: Array | None = None) -> Array:
-        """Return a formula's value of each number of x [N, C]."""
+        """Return the formula's value for each number of x [N, C]."""
         return write(out, self._each(of, of.on_arrays(of.value, x), x))
 
     @operation("x y dy")
     def apply_formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array | None = None) -> Array:
-        """Return dy times the formula's slope at x [N, C], where y is its value."""
+        """Return dy times the formula's derivative at x [N, C], where y is its value."""
         return write(out, dy * self._each(of, of.on_arrays(of.slope, x, y), x))
 
     @operation("prediction target")
@@ -36,7 +36,7 @@ class FormulaOperations(OverXp):
         return write(out, slope / (prediction.shape[0] * prediction.shape[1]))
 
     def _each(self, of: Formula, result: Any, like: Array) -> Array:
-        """Return what a formula of the user's own gave: one number for each of `like`, or one for all."""
+        """Return a formula's result as an array shaped like `like`; a single number stands for all."""
         shape, dtype = getattr(result, "shape", ()), getattr(result, "dtype", None)
         if shape not in ((), like.shape):
             raise InputError(f"{of.name}: its formula made {shape} of {tuple(like.shape)}, expected a number for each")
@@ -49,5 +49,5 @@ class FormulaOperations(OverXp):
 
 
 def _is_real(dtype: Any) -> bool:
-    """Tell whether numbers of a type are real; a type of the array-API standard alone has no `kind`."""
+    """Return whether a type is one of real numbers; types of the array-API standard need not have a `kind`."""
     return dtype.kind in "biuf" if hasattr(dtype, "kind") else "complex" not in str(dtype)

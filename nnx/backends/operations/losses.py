@@ -1,7 +1,7 @@
 """Losses: one number for each sample, and the gradient of their mean. N samples, C classes, O outputs.
 
-Categorical targets are int64 class indices [N], or distributions (one-hot, soft labels) [N, C]. The loss of an index
-that is no class is nan, and its gradient that of a sample of which nothing is wanted.
+Categorical targets are int64 class indices [N], or distributions (one-hot, soft labels) [N, C]. If an index is no
+class, the sample's loss is nan, and its gradient is that for a target of all zeros.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from nnx.kernels.step_state import CLIP
 @quiet
 @with_losses
 class LossOperations(OverXp):
-    """Those of each output by itself come from their table: see `with_losses`."""
+    """The cross-entropies, and the losses on each output by itself, which `with_losses` makes from their table."""
 
     @operation("p target")
     def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        """Return -sum(target * log(p)) of each row: p [N, C] probabilities, kept within [1e-7, 1 - 1e-7]."""
+        """Return -sum(target * log(p)) of each row; the probabilities p [N, C] are clipped to [1e-7, 1 - 1e-7]."""
         log_p = self.xp.log(self._clipped(p))
         return write(out, self._known(target, p, -self.xp.sum(self._distribution(target, p) * log_p, axis=1)))
 
@@ -45,8 +45,8 @@ class LossOperations(OverXp):
         Args:
             logits: [N, C]. losses: [N], written: the loss of each sample.
             probabilities: [N, C], written when given.
-            clip: take the losses, not the gradient, as if the probabilities had been kept within [clip, 1 - clip], as
-                `cross_entropy` does; 0 means the exact loss.
+            clip: compute the losses, not the gradient, as if the probabilities were clipped to [clip, 1 - clip], as in
+                `cross_entropy`; 0 means the exact loss.
         """
         xp = self.xp
         shifted = logits - xp.max(logits, axis=1, keepdims=True)
@@ -54,7 +54,7 @@ class LossOperations(OverXp):
         total = xp.sum(e, axis=1, keepdims=True)
         wanted = self._distribution(target, logits)
         cost = self._clamped(xp.log(total) - shifted, clip)
-        # where, because 0 * inf is nan: a class with logit -inf costs nothing unless it is wanted
+        # where, because 0 * inf is nan: a class with logit -inf adds no loss unless it is the target
         total_cost = xp.sum(xp.where(wanted > 0, wanted * cost, xp.zeros_like(e)), axis=1)
         write(losses, self._known(target, logits, total_cost))
         p = e / total
@@ -78,7 +78,7 @@ class LossOperations(OverXp):
         zero, more = xp.zeros_like(e), xp.log1p(e)
         yes = self._clamped(more - xp.where(logits < 0, logits, zero), clip)  # -log(p)
         no = self._clamped(more + xp.where(logits < 0, zero, logits), clip)  # -log(1 - p)
-        # where, because 0 * inf is nan: the right answer at an infinite logit costs nothing
+        # where, because 0 * inf is nan: the right answer at an infinite logit has loss 0
         cost = xp.where(target == 0, zero, target * yes) + xp.where(target == 1, zero, (1 - target) * no)
         write(losses, xp.mean(cost, axis=1))
         p = xp.where(logits >= 0, xp.ones_like(e), e) / (1 + e)
@@ -87,7 +87,7 @@ class LossOperations(OverXp):
         return write(out, (p - target) / (logits.shape[0] * logits.shape[1]))
 
     def _loss(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
-        """Return a loss of the table; `b` is its parameter, or nothing."""
+        """Return a loss of the table; `b` is its parameter, if it has one."""
         return write(out, self.xp.mean(PARTS[row.part](self._math, outputs, target, 0.0, b), axis=1))
 
     def _loss_gradient(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
@@ -105,11 +105,11 @@ class LossOperations(OverXp):
         return self.xp.clip(cost, *bounds(clip))
 
     def _classes(self, target: Array, count: int) -> Array:
-        """Which labels [N] are one of so many classes."""
+        """Return which labels [N] are classes, from 0 to count - 1."""
         return (target >= 0) & (target < count)
 
     def _known(self, target: Array, like: Array, losses: Array) -> Array:
-        """Losses [N], where the target is a label that is no class of `like` nan."""
+        """Return the losses [N], with nan where the target is a label that is no class."""
         if target.ndim == 2:
             return losses
         return self.xp.where(self._classes(target, like.shape[1]), losses, self.xp.full_like(losses, math.nan))

@@ -1,4 +1,4 @@
-"""Random numbers of a training step: dropout, and Gaussian noise."""
+"""Operations that use random numbers: dropout, and Gaussian noise."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nnx.kernels.step_state import STEP
 
 @quiet
 class NoiseOperations(OverXp):
-    """The numbers of an element are made of its place, the step and the layer: nothing is stored."""
+    """An element's random numbers are a function of its place, the step and the layer, so none are stored."""
 
     @operation("x counters")
     def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
-        """Return x / (1 - rate) where the element's random word says keep, else 0; the gradient's mask is the same.
+        """Return x / (1 - rate) for the elements that are kept, else 0; applied to a gradient, it drops the same ones.
 
-        The word of element (r, c) is Philox4x32-10 of (r, c // 4, step, layer) under `seed` (nnx/kernels/philox.py):
-        nothing is stored.
+        The random integer of element (r, c) is Philox4x32-10 of (r, c // 4, step, layer) with the key `seed`
+        (nnx/kernels/philox.py).
         """
         xp = self.xp
         step = xp.astype(counters[STEP], xp.uint64)
@@ -28,7 +28,7 @@ class NoiseOperations(OverXp):
     def gaussian_noise(
         self, x: Array, stddev: float, seed: int, layer: int, counters: Array, out: Array | None = None
     ) -> Array:
-        """Return x plus normal numbers of that standard deviation, made of the words that `dropout` would take."""
+        """Return x plus normal numbers of standard deviation `stddev`, made of the random integers of `dropout`."""
         xp = self.xp
         step = xp.astype(counters[STEP], xp.uint64)
         numbers = normal_numbers(xp, x.shape[0], x.shape[1], step, layer, seed, x.device)

@@ -1,7 +1,7 @@
-"""Normalization: a layer's numbers to mean 0 and variance 1. N samples, C features.
+"""Operations of normalizing layers: numbers are brought to mean 0 and variance 1. N samples, C features.
 
-Means are taken off twice, so that nothing is lost where numbers are far from 0. `normalized` [N, C], the result before
-gamma and beta, and `scales`, 1 over each standard deviation, are written where given: gradients read them.
+The mean is subtracted in two steps, so that numbers far from 0 lose no digits. `normalized` [N, C], the result before
+gamma and beta, and `scales`, 1 / the standard deviations, are written if given; the gradients read them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nnx.backends.operations.over_xp import Array, OverXp
 
 @quiet
 class NormOperations(OverXp):
-    """What the normalizing layers call."""
+    """The operations of normalizing layers."""
 
     @operation("x gamma beta", "normalized scales out")
     def layer_norm(
@@ -27,10 +27,10 @@ class NormOperations(OverXp):
         scales: Array | None = None,
         out: Array | None = None,
     ) -> Array:
-        """Return each row of x [N, C] less its mean, by its standard deviation, times gamma, plus beta [1, C].
+        """Return (x - mean) / sqrt(variance + epsilon) * gamma + beta, with mean and variance of each row.
 
         Args:
-            epsilon: is added to variances. scales: [N].
+            x: [N, C]. gamma, beta: [1, C]. normalized: [N, C]. scales: [N].
         """
         xp = self.xp
         centred = x - xp.mean(x, axis=1, keepdims=True)
@@ -70,11 +70,12 @@ class NormOperations(OverXp):
         scales: Array | None = None,
         out: Array | None = None,
     ) -> Array:
-        """Return each column of x [N, C] less its mean, by its standard deviation, times gamma, plus beta [1, C].
+        """Return (x - mean) / sqrt(variance + epsilon) * gamma + beta, with mean and variance of each column of x.
 
         Args:
-            mean, variance: running ones [1, C], moved to this batch's by 1 - `momentum` of the way; for that its
-                variance is that of N - 1. epsilon: is added to variances. scales: [1, C].
+            x: [N, C]. gamma, beta: [1, C]. normalized: [N, C]. scales: [1, C].
+            mean, variance: the running statistics [1, C], which become momentum * old + (1 - momentum) * this batch's;
+                the variance there is the unbiased one, divided by N - 1.
         """
         xp, rows = self.xp, x.shape[0]
         first, rest = self._mean(x)
@@ -101,7 +102,7 @@ class NormOperations(OverXp):
         scales: Array | None = None,
         out: Array | None = None,
     ) -> Array:
-        """Return the same by a mean and a variance [1, C] that stay as they are."""
+        """Return the same with the given mean and variance [1, C], which do not change."""
         scale = 1 / self.xp.sqrt(variance + epsilon)
         if scales is not None:
             write(scales, scale)
@@ -115,14 +116,14 @@ class NormOperations(OverXp):
 
     @operation("x means", "spreads")
     def column_spreads(self, x: Array, means: Array, spreads: Array) -> None:
-        """Write the mean square of each column's numbers, less its `means` [1, C], to `spreads`: float64, too."""
+        """Write the mean square of x - means of each column to `spreads`, in float64 [1, C]."""
         xp, centred, total = self.xp, self._centred(x, means), self.xp.zeros_like(x[:1, ...])
         self._sum_rows(x.shape[0], lambda run: centred[run, ...] * centred[run, ...], total)
         spreads[...] = xp.astype(total, xp.float64) / x.shape[0]
 
     @operation("a", "a")
     def pool(self, a: Array, pool: Any) -> None:
-        """Put the mean over all processes into `a`, each counting as much as it has of the batch's rows.
+        """Replace `a` by its mean over all processes, weighted by the rows of the batch that each has.
 
         Args:
             pool: the processes (nnx/distributed/pool.py).
@@ -146,10 +147,10 @@ class NormOperations(OverXp):
         scales: Array | None = None,
         out: Array | None = None,
     ) -> Array:
-        """Return what `batch_norm` does of a batch of `rows` rows, x [N, C] among them, given its moments.
+        """Return what `batch_norm` returns for x [N, C], a part of a batch of `rows` rows.
 
         Args:
-            means, spreads: of the whole batch, float64 [1, C]: `column_means` and `column_spreads`, pooled.
+            means, spreads: of the whole batch, float64 [1, C]: results of `column_means` and `column_spreads`, pooled.
         """
         xp, like = self.xp, x.dtype
         scale = xp.astype(1 / xp.sqrt(spreads + epsilon), like)
@@ -164,7 +165,7 @@ class NormOperations(OverXp):
         self, normalized: Array, scales: Array, gamma: Array, dy: Array, dgamma: Array, dbeta: Array,
         out: Array | None = None,
     ) -> Array:  # fmt: skip
-        """Return the gradient of the inputs of `batch_norm` [N, C]; `dgamma`, `dbeta`: from `norm_gradients`."""
+        """Return the gradient of the inputs of `batch_norm` [N, C]; `dgamma` and `dbeta` come from `norm_gradients`."""
         rows = dy.shape[0]
         return write(out, (gamma * scales) * (dy - dbeta / rows - normalized * (dgamma / rows)))
 
@@ -174,7 +175,7 @@ class NormOperations(OverXp):
         return write(out, dy * (gamma * scales))
 
     def _mean(self, x: Array) -> tuple[Array, Array]:
-        """Return the mean of each column [1, C], as rounding leaves it, and the sum of what is left of it."""
+        """Return the mean of each column [1, C], rounded, and the sum of the column's differences from it."""
         first, rest = (self.xp.zeros_like(x[:1, ...]) for _ in range(2))
         self._sum_rows(x.shape[0], lambda run: x[run, ...], first)
         first = first / x.shape[0]
@@ -182,13 +183,13 @@ class NormOperations(OverXp):
         return first, rest
 
     def _centred(self, x: Array, means: Array) -> Array:
-        """Return x less float64 means [1, C], of which numbers far from 0 keep all their digits."""
+        """Return x - means, for float64 means [1, C], without losing digits of numbers far from 0."""
         xp = self.xp
         first = xp.astype(means, x.dtype)
         return (x - first) - xp.astype(means - xp.astype(first, xp.float64), x.dtype)
 
     def _scaled(self, normalized: Array, gamma: Array, beta: Array, kept: Array | None, out: Array | None) -> Array:
-        """Return `normalized * gamma + beta`, and keep `normalized`."""
+        """Return `normalized * gamma + beta`, and copy `normalized` into `kept`, if that is given."""
         if kept is not None:
             write(kept, normalized)
         return write(out, normalized * gamma + beta)

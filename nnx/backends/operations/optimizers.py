@@ -1,4 +1,4 @@
-"""Optimizers over one flat buffer: parameters p, gradients g, moments m and v; what comes before and after them.
+"""Optimizers over one flat buffer, and what comes before and after them: parameters p, gradients g, moments m and v.
 
 The learning rate of step t (counted from 0) is hyper[LEARNING_RATE] / (1 + hyper[DECAY] * t): chapter 10.
 """
@@ -30,7 +30,7 @@ class OptimizerOperations(OverXp):
     def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
         """m = momentum * m - rate * g; p += m, or, by Nesterov, p += momentum * m - rate * g.
 
-        The momentum stands in hyper[BETA_1], and in hyper[BETA_2] whether it is Nesterov's, 1 or 0.
+        The momentum is hyper[BETA_1]; hyper[BETA_2] is 1 for Nesterov's, else 0.
         """
         rate, momentum = self._rate(p, hyper, counters), self._number(p, hyper[BETA_1])
         write(m, momentum * m - rate * g)
@@ -44,7 +44,7 @@ class OptimizerOperations(OverXp):
 
     @operation("p g v hyper counters", "p v")
     def rmsprop(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
-        """v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon). rho stands in hyper[BETA_1]."""
+        """v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon). rho is hyper[BETA_1]."""
         rho = self._number(p, hyper[BETA_1])
         write(v, rho * v + self._number(p, 1 - hyper[BETA_1]) * g * g)
         self._descend(p, g, v, hyper, counters)
@@ -85,7 +85,7 @@ class OptimizerOperations(OverXp):
         xp = self.xp
         rate, epsilon = self._rate(p, hyper, counters), self._number(p, hyper[EPSILON])
         self._move_moments(p, g, m, v, hyper)
-        write(u, xp.where(v <= u, u, v))  # where v is nan, that
+        write(u, xp.where(v <= u, u, v))  # nan where v is nan
         time = xp.astype(counters[STEP] + 1, xp.float64)
         m_hat = m / self._number(p, 1 - hyper[BETA_1] ** time)
         u_hat = u / self._number(p, 1 - hyper[BETA_2] ** time)
@@ -104,24 +104,23 @@ class OptimizerOperations(OverXp):
 
     @operation("p g m hyper counters", "p m")
     def accumulate(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        """m += g, in an optimizer's place: p stays until the last part of the batch is there (see `collect`)."""
+        """m += g, in the place of an optimizer: p stays until the last part of the batch (see `collect`)."""
         write(m, m + g)
 
     # ---- before and after an optimizer -------------------------------------------------------------------------------
 
     @operation("g m", "g m")
     def collect(self, g: Array, m: Array) -> None:
-        """g += m; m = 0: the gradients of a batch from those of its last part and what `accumulate` has kept."""
+        """g += m; m = 0: the gradients of a batch are those of its last part plus those that `accumulate` kept."""
         write(g, g + m)
         m[...] = self.xp.zeros_like(m)
 
     @operation("g", "g")
     def clip(self, g: Array, norm: float, value: float) -> None:
-        """Keep each number within +-value, and then their Euclidean norm within `norm` by making all smaller alike.
+        """Clip each number of g to +-value, then multiply all by norm / |g| if the Euclidean norm |g| exceeds `norm`.
 
-        Either may be infinite, which is no limit. Where the norm is not finite, all numbers become nan. The norm is
-        added up in float64, and g multiplied by norm / |g| where that is below 1 (Pascanu et al., 2013; as
-        tf.clip_by_global_norm does, where torch's clip_grad_norm_ divides by |g| + 1e-6).
+        Either limit may be infinite. |g| is summed in float64; if it is not finite, all numbers become nan (Pascanu et
+        al., 2013; the same as tf.clip_by_global_norm, while torch's clip_grad_norm_ divides by |g| + 1e-6).
         """
         xp = self.xp
         if value < math.inf:
@@ -143,7 +142,7 @@ class OptimizerOperations(OverXp):
         share = 1 / time if decay == 1 else (1 - decay) / (1 - decay**time)
         write(a, a + self._number(a, share) * (p - a))
 
-    # ---- pieces ------------------------------------------------------------------------------------------------------
+    # ---- helpers -----------------------------------------------------------------------------------------------------
 
     def _sign(self, x: Array) -> Array:
         one = self.xp.ones_like(x)
@@ -158,10 +157,10 @@ class OptimizerOperations(OverXp):
         write(p, p - rate * g / (self.xp.sqrt(v) + epsilon))
 
     def _move_moments(self, p: Array, g: Array, m: Array, v: Array, hyper: Array) -> None:
-        """Adam's: m the running mean of the gradients, v that of their squares."""
+        """Update Adam's moments: m, the running mean of the gradients, and v, that of their squares."""
         write(m, self._number(p, hyper[BETA_1]) * m + self._number(p, 1 - hyper[BETA_1]) * g)
         write(v, self._number(p, hyper[BETA_2]) * v + self._number(p, 1 - hyper[BETA_2]) * g * g)
 
     def _decayed(self, p: Array, rate: Array, hyper: Array) -> Array:
-        """Parameters after weight decay."""
+        """Return the parameters after weight decay."""
         return p * (1 - rate * self._number(p, hyper[WEIGHT_DECAY]))

@@ -1,4 +1,4 @@
-"""Base of all operations: an array namespace, and what the array-API standard lacks."""
+"""The base of all operations: an array namespace, and helpers for what the array-API standard lacks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class OverXp:
 
     @property
     def _math(self) -> ArrayMath:
-        """The mathematics that formulas of the table are given."""
+        """The functions that the tables' formulas call."""
         return math_of(self.xp)
 
     def _in_runs(self, rows: int, part: Callable[[slice], Array], out: Array) -> None:
-        """out = part(all rows); of many rows, the parts of RUN at a time, added up in float64."""
+        """out = part(all rows); with many rows, the sum in float64 of part(run) over runs of RUN rows."""
         xp, runs = self.xp, [slice(first, min(first + RUN, rows)) for first in range(0, max(rows, 1), RUN)]
         if len(runs) == 1:
             write(out, part(runs[0]))
@@ -34,19 +34,19 @@ class OverXp:
         write(out, xp.astype(total, out.dtype))
 
     def _sum_rows(self, rows: int, part: Callable[[slice], Array], out: Array) -> None:
-        """out [1, C] = the sum of all rows, of which `part` gives some."""
+        """out [1, C] = the sum of all rows; `part(run)` returns the rows of a run."""
         self._in_runs(rows, lambda run: self.xp.sum(part(run), axis=0, keepdims=True), out)
 
     def _distribution(self, target: Array, like: Array) -> Array:
-        """Class indices [N] as one-hot rows [N, C] of `like`'s type; distributions as they are."""
+        """Return class indices [N] as one-hot rows [N, C] in the type of `like`; distributions as they are."""
         if target.ndim == 2:
             return target
         return self.xp.astype(target[:, None] == self._range(like.shape[1], like)[None, :], like.dtype)
 
     def _range(self, count: int, like: Array) -> Array:
-        """0 .. count - 1 as int64, on the device of `like`."""
+        """Return 0 .. count - 1 as int64, on the device of `like`."""
         return self.xp.arange(count, dtype=self.xp.int64, device=like.device)
 
     def _number(self, like: Array, value: Array) -> Array:
-        """A float64 number in `like`'s type, so that float32 arrays stay float32."""
+        """Return a float64 number in the type of `like`, so that float32 arrays stay float32."""
         return self.xp.astype(value, like.dtype)

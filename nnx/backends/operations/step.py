@@ -1,4 +1,4 @@
-"""A training step around its layers: the rows it takes, their weights, what it reports, and its end. N samples."""
+"""Operations of a training step around its layers: gathering rows, weights, loss and accuracy, the end. N samples."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, PENALTY, STEP
 
 @quiet
 class StepOperations(OverXp):
-    """What a training step calls itself."""
+    """The operations that a training step itself calls."""
 
     @operation("source order counters")
     def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
-        """Write the next rows of `source` to `out`: those that `order` names from the cursor on.
+        """Write to `out` the next rows of `source`: those whose numbers are in `order` from the cursor on.
 
-        Places and rows that are not there become the nearest that is.
+        Indices out of range are replaced by the nearest valid one.
         """
         xp = self.xp
         places = xp.clip(counters[CURSOR] + self._range(out.shape[0], counters), 0, order.shape[0] - 1)
@@ -23,7 +23,7 @@ class StepOperations(OverXp):
 
     @operation("x weights")
     def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
-        """Return each row of x [N, C] times its weight [N, 1]; a row of weight 0 is 0, whatever stands in it."""
+        """Return each row of x [N, C] times its weight [N, 1]; a row of weight 0 becomes 0, even if it was nan."""
         return write(out, self._weighed(x, weights))
 
     @operation("losses outputs target", "stats")
@@ -33,9 +33,11 @@ class StepOperations(OverXp):
         """Write the mean of `losses` and the number of right outputs to `stats`.
 
         Args:
-            metric: "categorical" (the largest output is the wanted class), "binary" (outputs above 0.5, or
-                "logits" above 0, on the same side as the target), "regression" (within `tolerance` of the
-                target), None. With several outputs a sample counts by the share of them that are right.
+            losses: [N]. outputs: [N, O]. target: class indices [N], or [N, O]. stats: [3].
+            metric: which outputs are right. "categorical": the largest one is that of the target class. "binary", or
+                "logits": outputs on the same side of 0.5, or of 0, as the target. "regression": those within
+                `tolerance` of the target. With several outputs, a sample counts by the share that is right. None: no
+                outputs are counted.
         """
         xp = self.xp
         stats[LOSS] = xp.mean(xp.astype(losses, xp.float64))
@@ -47,7 +49,7 @@ class StepOperations(OverXp):
         self, losses: Array, outputs: Array, target: Array, weights: Array, metric: str | None, tolerance: float,
         stats: Array,
     ) -> None:  # fmt: skip
-        """The same with the loss and the rightness of each sample times its weight [N, 1]."""
+        """Do the same as `tally`, with each sample's loss and share of right outputs times its weight [N, 1]."""
         xp = self.xp
         factors = xp.astype(weights[:, 0], xp.float64)
         stats[LOSS] = xp.mean(self._weighed(xp.astype(losses, xp.float64), factors))
@@ -56,9 +58,9 @@ class StepOperations(OverXp):
 
     @operation("stats penalties counters", "stats history counters")
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
-        """Log the step to `history` and move the counters on by one step of `rows` rows."""
+        """Write the step's loss, hits and penalty to `history`, and advance the counters by a step of `rows` rows."""
         stats[PENALTY] = self.xp.sum(penalties)
-        # A whole new history, because a row cannot be named without asking the device which, and waiting for it.
+        # All of the history is rewritten: to index one row, the host would have to wait for the counter's value.
         row = self._range(history.shape[0], counters) == counters[DONE] % history.shape[0]
         write(history, self.xp.where(row[:, None], stats, history))
         counters[STEP] += 1

@@ -1,8 +1,8 @@
-"""Cache sizes of this machine's processor, from which block sizes and thresholds derive.
+"""Cache sizes of this machine's processor, from which block sizes and thresholds are derived.
 
-Linux tells them in /sys, macOS by `sysctl`; where neither does (Windows, some containers and virtual machines) they are
-taken to be those of a small core, for which blocks fit everywhere. Sizes are of one core: of a cache that cores share,
-the share of each. The first processor stands for all, so that a process finds the same wherever it runs.
+They are read from /sys on Linux, and by `sysctl` on macOS. If they are not known (Windows, some containers and virtual
+machines), those of a small core are assumed, so that blocks fit everywhere. Sizes are those of one core; of a shared
+cache, the core's share. The first processor stands for all, so that a process finds the same sizes wherever it runs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ UNITS = {"K": KIB, "M": KIB**2, "G": KIB**3}
 
 
 class Caches(NamedTuple):
-    """Bytes that one core has of each level of cache.
+    """The cache sizes of one core, in bytes.
 
     Attributes:
-        l1: for data, first level. l2: second level. l3: third level; where there is none, what there is of the second.
+        l1: of the first level, for data. l2: of the second level. l3: of the third level; if there is none, l2.
     """
 
     l1: int
@@ -36,13 +36,13 @@ SMALL = Caches(32 * KIB, 256 * KIB, 1024 * KIB)
 
 @cache
 def caches() -> Caches:
-    """Return the sizes of this machine's caches, as found first."""
+    """Return the sizes of this machine's caches, which are read once."""
     found = from_sysctl() if sys.platform == "darwin" else from_sys(FIRST)
     return sensible(found)
 
 
 def sensible(found: dict[int, int]) -> Caches:
-    """Return the sizes for each level found; those of a small core for a level that is not told, or can't be so."""
+    """Return the sizes found for each level; for a level without one, or an impossible one, that of a small core."""
     l1, l2, l3 = (found.get(level, 0) for level in (1, 2, 3))
     l1 = l1 if 8 * KIB <= l1 <= KIB**2 else SMALL.l1
     l2 = l2 if l1 < l2 <= 1024 * KIB**2 else max(SMALL.l2, 2 * l1)
@@ -52,7 +52,7 @@ def sensible(found: dict[int, int]) -> Caches:
 
 
 def from_sys(processor: Path) -> dict[int, int]:
-    """Read a processor's caches from its folder in Linux's /sys: bytes of one core, by level."""
+    """Return a processor's cache sizes from its folder in Linux's /sys: bytes of one core, by level."""
     found = {}
     with suppress(OSError, ValueError, IndexError, KeyError):
         threads = max(1, count(text(processor / "topology" / "thread_siblings_list")))
@@ -67,7 +67,7 @@ def from_sys(processor: Path) -> dict[int, int]:
 
 
 def from_sysctl() -> dict[int, int]:
-    """Ask macOS: bytes of one core, by level; of Apple's own processors those of a fast one, which has no third."""
+    """Return the cache sizes on macOS: bytes of one core, by level; for Apple's processors, of a fast core."""
     fast = sysctl("hw.perflevel0.l2cachesize") > 0
     here = "hw.perflevel0." if fast else "hw."
     cores = {2: sysctl(f"{here}cpusperl2") if fast else 1, 3: sysctl("hw.physicalcpu")}
@@ -77,21 +77,21 @@ def from_sysctl() -> dict[int, int]:
 
 
 def sysctl(name: str) -> int:
-    """Return one of macOS's numbers; 0 where it has none of that name."""
+    """Return one of macOS's system values; 0 if there is none of that name."""
     value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
     with suppress(OSError, AttributeError):
         ask = ctypes.CDLL(None).sysctlbyname
         if ask(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)) == 0:
-            return value.value  # the machine is little-endian: four bytes will do as well as eight
+            return value.value  # right for values of four bytes too, since the machine is little-endian
     return 0
 
 
 def text(file: Path) -> str:
-    """Return what one of the system's small files says."""
+    """Return the text in one of the system's small files."""
     return file.read_text(encoding="ascii").strip()
 
 
 def count(processors: str) -> int:
-    """Count a list such as 0-3,8."""
+    """Return how many processors a list such as 0-3,8 has."""
     ends = [part.partition("-") for part in processors.split(",")]
     return sum(int(last or first) - int(first) + 1 for first, _, last in ends)

@@ -1,8 +1,8 @@
-"""The CUDA kernels as data: what each takes, where it stands, and how it is launched for a shape.
+"""The CUDA kernels as data: the parameters of each, its file, and how it is launched for a shape.
 
-Nothing here touches a GPU: it is Python and NumPy's scalar types. `source(file)` is the text to compile,
-`options(dtype)` the compiler's options, `KERNELS` the table, `KERNELS[name].arguments(...)` what a launch takes, and
-launches.py plans launches.
+Nothing here touches a GPU. `source(file)` is the text to compile, `options(dtype)` are the compiler's options,
+`KERNELS` is the table of all kernels, `KERNELS[name].arguments(...)` are the arguments of a launch, and launches.py
+plans launches.
 
     launch = softmax_rows("softmax", 128, 10)             # Launch("softmax_warp", (8,), (256,), 0)
     kernel = KERNELS[launch.kernel]
@@ -10,7 +10,8 @@ launches.py plans launches.
     run = module.get_function(kernel.name)
     run(launch.grid, launch.block, kernel.arguments("float32", x, y, 128, 10), shared_mem=launch.shared)
 
-All arrays are C-contiguous. `REAL` is float or double, fixed at compile time. A pointer that says "or null" takes None.
+All arrays are C-contiguous. `REAL` is float or double, fixed at compile time. A pointer described as "or null" takes
+None.
 """
 
 from nnx.kernels.cuda.formulas import ACTIVATIONS, own

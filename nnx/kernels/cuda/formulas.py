@@ -1,12 +1,12 @@
-"""CUDA text made from the tables in nnx/kernels/elementwise.py and losses.py, so that no `.cu` names a function.
+"""CUDA code generated from the tables in nnx/kernels/elementwise.py and losses.py: no `.cu` file names a function.
 
-Four headers, which `#include` finds here as it finds others in this folder; `print(HEADERS["elementwise.cuh"])` shows
-one:
+It consists of four headers, which `#include` finds like the files in this folder; `print(HEADERS["elementwise.cuh"])`
+shows one:
 
-- elementwise.cuh: a number and a function for each kind, `activate` for what follows a dense layer, `with_kind` for
-  what a program does to samples;
-- own.cuh: what stands for a formula of the user's own (nnx/backends/formula.py);
-- activations.cuh, losses.cuh: the kernels of functions and of losses, two each, whose parameters `signatures` tells.
+- elementwise.cuh: a number and a function for each kind, `activate` for the end of a dense layer, `with_kind` for the
+  persistent kernel;
+- own.cuh: a user-defined formula (nnx/backends/formula.py), or a stand-in for one;
+- activations.cuh, losses.cuh: two kernels for each function and each loss, with the parameters that `signatures` lists.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import textwrap
 from collections.abc import Sequence
 
 from nnx.kernels.cuda.written import WIDTH, function
-from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
+from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise
 from nnx.kernels.losses import LOSSES, PARTS, Loss
 
 
 def parameter(row: Elementwise) -> tuple[str, ...]:
-    """Return what C calls the number that shapes a function, if there is one."""
+    """Return the C name of a function's parameter, if it has one."""
     return ("a",) if row.parameter else ()
 
 
-# The numbers of those that a dense layer applies to its own result.
+# The numbers of the functions that a dense layer can apply to its own result.
 ACTIVATIONS: dict[str | None, int] = {None: -1}
-ACTIVATIONS |= {row.name: number_of(row.name) for row in FUNCTIONS if not row.parameter}
-# Of each kind, its function's text and what that takes of x, y, dy, t, a, b (as ELEMENTWISE says).
+ACTIVATIONS |= {row.name: row.number for row in FUNCTIONS if not row.parameter}
+# For each kind, its function's code, and which of x, y, dy, t, a, b it takes (as ELEMENTWISE says).
 WRITTEN = {
     **{row.name: function(f"{row.name}_of", row.forward, ("x", *parameter(row))) for row in FUNCTIONS},
     **{
@@ -107,7 +107,7 @@ def called(kind: str) -> str:
 
 
 def of_two(kind: str) -> str:
-    """Return a kind's function as one of two operands, whether it needs both or not."""
+    """Return the call of a kind's function with two operands, whether it needs both or not."""
     needed = WRITTEN[kind][1]
     first, second = (
         " ".join(["REAL", *(name for name in needed if name in some)]) for some in (("x", "y"), ("dy", "t"))
@@ -145,7 +145,7 @@ def kernels(row: Elementwise | Loss) -> str:
 
 
 def own(text: str, needed: Sequence[str]) -> str:
-    """Return the header with a formula of the user's own, given as `written.function` writes one called `own`."""
+    """Return the header with a user-defined formula, given the code and the needed operands from `written.function`."""
     return (
         f"// A formula of the user's own: see formulas.py.\n{text}\n"
         "__device__ __forceinline__ REAL own_of(REAL x, REAL y, REAL a) {\n"
@@ -154,7 +154,7 @@ def own(text: str, needed: Sequence[str]) -> str:
 
 
 def header(rows: Sequence[Elementwise | Loss]) -> str:
-    """Return the kernels of rows as a header."""
+    """Return a header with the kernels of the given rows."""
     about = "// Two kernels for each row of a table: made by formulas.py from the tables in nnx/kernels.\n"
     return about + '#include "elementwise.cuh"\n' + "".join(map(kernels, rows))
 
@@ -163,5 +163,5 @@ HEADERS = {
     "elementwise.cuh": elementwise(),
     "activations.cuh": header(FUNCTIONS),
     "losses.cuh": header(LOSSES),
-    "own.cuh": own(*function("own", lambda m, x, y, a: x + y * a, ("x", "y", "a"))),  # in place of which comes another
+    "own.cuh": own(*function("own", lambda m, x, y, a: x + y * a, ("x", "y", "a"))),  # a stand-in for user-defined ones
 }

@@ -1,4 +1,4 @@
-"""A CUDA kernel as a launch must know it: its file, its parameters, and the numbers that it takes."""
+"""The description of a CUDA kernel for launching it: its file and its parameters."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SCALARS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel.
+    """A CUDA kernel.
 
     Attributes:
-        name: its name. file: the file it stands in.
+        name: its name. file: the file with its code.
         signature: its parameters as in that file, "const REAL* x, REAL* y, long long n".
         summary: what it does.
     """
@@ -39,12 +39,12 @@ class Kernel:
         return tuple((kind, name) for kind, _, name in pairs)
 
     def arguments(self, dtype: str, *values: Any) -> tuple[Any, ...]:
-        """Return values as a launch takes them: each number in the parameter's own type, None as the null pointer.
+        """Return values for a launch: each number in its parameter's type, None as the null pointer.
 
-        A bare Python float would be passed as a double whatever the kernel expects, and be read as another number.
+        A plain Python float would always be passed as a double, and be misread by a kernel that expects a float.
 
         Args:
-            dtype: "float32" or "float64": what REAL stands for.
+            dtype: "float32" or "float64": the type that REAL stands for. values: one for each parameter.
         """
         if len(values) != len(self.parameters):
             raise TypeError(f"{self.name}: {len(values)} arguments given, expected ({self.signature})")
@@ -52,7 +52,7 @@ class Kernel:
 
 
 def argument(kind: str, value: Any, dtype: str) -> Any:
-    """Return one value as a parameter of this C type takes it."""
+    """Return a value for a parameter of this C type."""
     if kind.endswith("*"):
         return np.uintp(0) if value is None else value
     return np.dtype(dtype).type(value) if kind == "REAL" else SCALARS[kind](value)

@@ -1,7 +1,7 @@
 """Launch configurations: grid, block and shared memory of a kernel for a shape.
 
-Every kernel walks its data in strides of the whole grid, so it is right for any grid, and the plans are about speed.
-They depend on shapes alone, never on the device: sums are added in the same order on every GPU.
+Every kernel processes its data in strides of the whole grid, so its result is right for any grid, and the plans only
+matter for speed. They depend only on shapes, not on the device, so sums are made in the same order on every GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Launch:
     """How a kernel is launched.
 
     Attributes:
-        kernel: its name. grid: blocks. block: threads of one. shared: bytes of dynamic shared memory.
+        kernel: its name. grid: number of blocks. block: threads in a block. shared: bytes of dynamic shared memory.
     """
 
     kernel: str
@@ -23,15 +23,15 @@ class Launch:
     shared: int = 0
 
 
-THREADS = 256  # of a block, everywhere
+THREADS = 256  # threads in a block, of all kernels
 WARP = 32
-BLOCKS = 2048  # enough to fill every GPU of today several times over
-LONG = 1024  # columns from which on a row is a block's work
-TILE = 32  # of `product`: rows and columns of a block's share
-PARTS = 512  # most blocks of a two-stage reduction
-TILE_COLUMNS = 128  # of `column_sums`: columns of a block's share
-ACROSS = 32  # of `batch_moments`: columns of a block's share
-BANDS = 32  # most rows that it leaves to its second launch: each thread of that one then reads its few at once
+BLOCKS = 2048  # the most blocks: enough to fill every GPU of today several times over
+LONG = 1024  # a row of so many columns or more is the work of a whole block
+TILE = 32  # `product`: rows and columns of a block's tile
+PARTS = 512  # the most blocks of a two-stage reduction
+TILE_COLUMNS = 128  # `column_sums`: columns for each block
+ACROSS = 32  # `batch_moments`: columns for each block
+BANDS = 32  # `column_sums`: the most rows for its second launch, so few that a thread reads all of its own at once
 
 
 def _ceil(a: int, b: int) -> int:
@@ -43,17 +43,17 @@ def _blocks(threads: int, most: int = BLOCKS) -> int:
 
 
 def elementwise(kernel: str, n: int) -> Launch:
-    """Activations, `*_backward` over n elements, optimizers: 16 bytes of an array a thread."""
+    """Activations, `*_backward` over n elements, optimizers: each thread takes 16 bytes of an array."""
     return Launch(kernel, (_blocks(_ceil(n, 4)),), (THREADS,))
 
 
 def bias_activation(rows: int, columns: int) -> Launch:
-    """Y = activation(y + bias): a thread stays in its column."""
+    """Y = activation(y + bias): each thread stays in one column."""
     return Launch("bias_activation", (max(_blocks(_ceil(rows * columns, 4)), _ceil(columns, THREADS)),), (THREADS,))
 
 
 def lanes(columns: int) -> int:
-    """Return how many threads of a warp share a row: the power of two that is enough, at most all."""
+    """Return how many threads of a warp share a row: the smallest power of two that suffices, at most all."""
     return min(WARP, 1 << max(0, columns - 1).bit_length())
 
 
@@ -70,22 +70,22 @@ def softmax_rows(kernel: str, rows: int, columns: int) -> Launch:
 
 
 def softmax_jacobian(rows: int, columns: int) -> Launch:
-    """Every row of every matrix is a row."""
+    """The Jacobians: every row of every matrix counts as a row."""
     return row_groups("softmax_jacobian", rows * columns, columns)
 
 
 def dropout(rows: int, columns: int, kernel: str = "dropout") -> Launch:
-    """One random counter, which is four elements of a row, a thread: dropout, gaussian_noise."""
+    """Dropout, gaussian_noise: each thread takes one random counter, which gives four elements of a row."""
     return Launch(kernel, (_blocks(rows * _ceil(columns, 4), 1 << 14),), (THREADS,))
 
 
 def product(m: int, n: int, k: int) -> Launch:
-    """A block a tile of the result; where tiles are few and sums long, grid.y slices of each sum (`slices`)."""
+    """Each block takes a tile of the result; if tiles are few and sums long, each sum is cut into grid.y `slices`."""
     return Launch("product", (max(1, _ceil(m, TILE) * _ceil(n, TILE)), slices(m, n, k)), (THREADS,))
 
 
 def slices(m: int, n: int, k: int) -> int:
-    """Return in how many slices `product` adds up: the scratch it then needs is [slices, m, n]."""
+    """Return into how many slices `product` cuts its sums: if above 1, it needs scratch memory [slices, m, n]."""
     tiles = max(1, _ceil(m, TILE) * _ceil(n, TILE))
     return max(1, min(k // 128, 128 // tiles))
 
@@ -102,11 +102,11 @@ def column_sums(rows: int, columns: int, kernel: str = "column_sums") -> tuple[L
 
 
 def bands(rows: int, columns: int) -> int:
-    """Return into how many bands `column_sums` splits the rows: the height of the scratch it needs, if above 1."""
+    """Return into how many bands `column_sums` divides the rows: if above 1, the height of the scratch it needs."""
     tiles = max(1, _ceil(columns, TILE_COLUMNS))
     lines = THREADS // max(1, _ceil(min(columns, TILE_COLUMNS), 4))  # rows that a block reads together, in float32
     count = min(rows // (8 * lines), BANDS, PARTS // tiles)
-    return count if count >= 4 else 1  # for less the second launch costs more than it saves
+    return count if count >= 4 else 1  # with fewer bands the second launch would cost more than they save
 
 
 def tally(metric: str, rows: int, columns: int) -> tuple[Launch, ...]:
@@ -130,12 +130,12 @@ def clip(n: int) -> tuple[Launch, Launch]:
 
 
 def batch_moments(columns: int, kernel: str = "batch_moments") -> Launch:
-    """A block for every ACROSS columns: batch_moments, column_means, column_spreads."""
+    """Each block takes ACROSS columns: batch_moments, column_means, column_spreads."""
     return Launch(kernel, (max(1, min(_ceil(columns, ACROSS), BLOCKS)),), (THREADS,))
 
 
 def _two_stages(first: str, second: str, work: int) -> tuple[Launch, ...]:
-    """One block for up to 32 numbers a thread, because a second launch costs more than they do."""
+    """One block for up to 32 numbers per thread, since a second launch would cost more; else two launches."""
     blocks = 1 if work <= 32 * THREADS else _blocks(_ceil(work, 8), PARTS)
     head = Launch(first, (blocks,), (THREADS,))
     return (head,) if blocks == 1 else (head, Launch(second, (1,), (THREADS,)))

@@ -1,7 +1,7 @@
 """Instruction table of the persistent kernel (program.cu): a row of sixteen words for each operation of a step.
 
-An operand is a *place*: the address of an array, or, below SHARED_PLACES, a byte of the block's shared memory; or it
-is NOWHERE. The tests hold names and numbers to program.cuh. The kinds of "elementwise" are numbered in
+An operand is a *place*: the address of an array; or, below SHARED_PLACES, a byte of the block's shared memory; or
+NOWHERE. Tests compare names and numbers with program.cuh. The kinds of "elementwise" are numbered in
 nnx/kernels/elementwise.py.
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from nnx.kernels.cuda.launches import Launch
 
-THREADS = 512  # most of its block
-AHEAD = 32  # steps whose rates are worked out at a time
-RATES = 10  # numbers of one step's rates
+THREADS = 512  # the most threads of its block
+AHEAD = 32  # the rates of so many steps are computed at a time
+RATES = 10  # numbers for the rates of one step
 SHARED_PLACES = 1 << 20
 NOWHERE = -1
 
@@ -35,7 +35,7 @@ ROW_BYTES = 8 * len(FIELDS)
 
 
 def row(op: str, **fields: Any) -> np.ndarray:
-    """Return a row: int64 [16]. Numbers and constants that are not named are 0, places are NOWHERE."""
+    """Return a row: int64 [16]. Numbers and constants that are not given are 0, places are NOWHERE."""
     if op not in OPERATIONS:
         raise ValueError(f"{op!r} is no operation of the persistent kernel: expected one of {', '.join(OPERATIONS)}")
     words = np.zeros(len(FIELDS), np.int64)
@@ -47,5 +47,5 @@ def row(op: str, **fields: Any) -> np.ndarray:
 
 
 def launch(threads: int, shared: int) -> Launch:
-    """One block of so many threads, with so many bytes of shared memory."""
+    """Return the launch of one block with so many threads and bytes of shared memory."""
     return Launch("program", (1,), (threads,), shared)

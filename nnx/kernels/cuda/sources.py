@@ -13,16 +13,16 @@ FOLDER = files("nnx.kernels.cuda")
 
 @cache
 def source(file: str, own: str = "") -> str:
-    """Return the text to compile. Headers stand inside it: caches of compiled kernels look into no includes.
+    """Return the text to compile, with all headers included: caches of compiled kernels do not follow `#include`.
 
     Args:
-        own: the header for a formula of the user's own (`formulas.own`), for formula.cu.
+        file: the name of the file. own: the header with a user-defined formula (`formulas.own`), for formula.cu.
     """
     return _with_headers(file, set(), own)
 
 
 def _with_headers(file: str, there: set[str], own: str) -> str:
-    """Return a file's text, headers that are not there yet in place of their `#include`, lines counted as before."""
+    """Return a file's text with each `#include` replaced by its header, the first time; line numbers are kept."""
     lines = []
     for number, line in enumerate(_text(file, own).splitlines(), 1):
         header = line.removeprefix('#include "').rstrip('"') if line.startswith('#include "') else ""
@@ -37,12 +37,12 @@ def _with_headers(file: str, there: set[str], own: str) -> str:
 
 
 def _text(file: str, own: str) -> str:
-    """Return a file's text, or that of a header which is made."""
+    """Return the text of a file, or of a generated header."""
     if own and file == "own.cuh":
         return own
     return HEADERS[file] if file in HEADERS else (FOLDER / file).read_text(encoding="utf-8")
 
 
 def options(dtype: str) -> tuple[str, ...]:
-    """Return the compiler's options: "float32" or "float64". No fast math: maxima, infinities and NaN must count."""
+    """Return the compiler's options for "float32" or "float64"; without fast math, since infinities and NaN matter."""
     return ("-std=c++17", f"-DREAL={REALS[dtype]}")

@@ -1,10 +1,10 @@
-"""Choices of cuBLASLt's algorithms, kept in a file: of a product's proposals the one that was fastest when timed.
+"""Choices of cuBLASLt's algorithms, kept in a file: for each product, the proposal that was fastest when timed.
 
-Two algorithms add up in different orders, and which one is faster may be a matter of chance. So that the same program
-gives the same bits each time that it runs on a machine, a choice is made once: it counts when it has been written, and
-where none can be written none is made. A line is a choice and is appended at once; of two for the same product the
-first counts, so that processes that time it at the same moment agree. Lines that are damaged, or of another machine,
-count for nothing.
+Algorithms sum in different orders, and which one is faster may be a matter of chance. So that a program gives the same
+bits in every run on a machine, a choice is made only once: it takes effect when it has been written to the file, and if
+that is not possible, no choice is made. A choice is a line, appended at once. Of two lines for the same product the
+first counts, so that processes which time it at the same moment agree. Damaged lines, and those of other machines, are
+ignored.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-MOST = 1 << 20  # bytes of the file, some thousand choices; in one that is larger no more are looked for or kept
-SHOWN = 16  # choices in `info()`: the last ones
+MOST = 1 << 20  # bytes of the file, some thousand choices; nothing is read from or added to a larger one
+SHOWN = 16  # `info()` shows so many of the last choices
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A product's choice.
+    """The choice for a product.
 
     Attributes:
-        taken: the place of a proposal among those that there were; their number stands for none of them, but a plain
-            product and column sums by a kernel of nnx's own.
+        taken: the index of a proposal; the number of all proposals stands for another way, a plain product and column
+            sums by nnx's own kernel.
         algorithm: the fingerprint of that proposal.
-        seconds: what it took. first: what the first proposal took; None where that failed.
+        seconds: its time. first: the time of the first proposal; None if that failed.
     """
 
     taken: int
@@ -37,7 +37,7 @@ class Choice:
     first: float | None
 
     def words(self, product: str, of: int) -> str:
-        """Return it for people."""
+        """Return it in words."""
         taken = "a plain product and nnx's column sums" if self.taken == of else f"number {self.taken + 1}"
         first = "failed" if self.first is None else f"takes {self.first * 1e6:.1f}"
         return f"{product}: {taken} of cuBLASLt's {of}, {self.seconds * 1e6:.1f} us; its first {first}"
@@ -47,11 +47,11 @@ class Choices:
     """The choices for one kind of GPU, driver and cuBLASLt.
 
     Args:
-        machine: these, in words: what a choice holds for.
-        folder: where the file is or is to be; None: nothing is kept on disk.
+        machine: GPU, driver and cuBLASLt in words; choices are valid only for these.
+        folder: the folder of the file; None: nothing is kept on disk.
 
     Attributes:
-        reason: why none can be kept, or None.
+        reason: why no choice can be kept, or None.
     """
 
     def __init__(self, machine: str, folder: Path | None) -> None:
@@ -63,7 +63,7 @@ class Choices:
         self._process = os.getpid()
 
     def get(self, product: str, of: int) -> Choice | None:
-        """Return the choice that is kept for a product of which there are so many proposals; None if none is."""
+        """Return the choice for a product with so many proposals; None if there is none."""
         kept = self._kept
         if kept is None:
             kept = self._kept = self._read()
@@ -73,7 +73,7 @@ class Choices:
         return found
 
     def ready(self) -> bool:
-        """Tell whether a choice could be kept now; `reason` says why not. A forked child has no GPU to time on."""
+        """Return whether a choice could be kept now; `reason` says why not. A forked child has no GPU to time on."""
         if self.reason is None and os.getpid() == self._process:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class Choices:
         return self.reason is None and os.getpid() == self._process
 
     def keep(self, product: str, of: int, choice: Choice) -> Choice | None:
-        """Keep a choice; return what counts, which another process may have been first with. None: it is not kept."""
+        """Keep a choice; return the valid one, which may be another process's. None: it could not be kept."""
         times = [None if time is None else round(time, 10) for time in (choice.seconds, choice.first)]
         try:
             self._append(
@@ -98,7 +98,7 @@ class Choices:
         return found
 
     def notes(self, most: int = SHOWN) -> list[str]:
-        """Return in words what is kept where, and the choices that were asked for here, at most so many."""
+        """Return in words where choices are kept, and those used in this process, at most so many."""
         if self.reason is not None:
             rule = f"those that it names first but where one is kept, because no choice can be kept ({self.reason})"
         else:
@@ -108,10 +108,10 @@ class Choices:
         return [f"cuBLASLt's algorithms in graphs: {rule}", *lines[-most:], *more]
 
     def _append(self, line: bytes) -> None:
-        """Write to the end of the file, which is made if need be.
+        """Write to the end of the file, creating it if need be.
 
         Raises:
-            OSError: it cannot be written to, is no plain file, or is full.
+            OSError: it cannot be written, is not a regular file, or is full.
         """
         if self.file.exists():
             found = self.file.stat()
@@ -123,7 +123,7 @@ class Choices:
             file.write(line)
 
     def _read(self) -> dict[tuple[str, int], Choice]:
-        """Return what the file has for this machine: nothing where it cannot be read."""
+        """Return the file's choices for this machine; none if it cannot be read."""
         try:
             if not self.file.is_file():
                 return {}
@@ -139,6 +139,6 @@ class Choices:
                     times = float(seconds), None if first is None else float(first)
                     choice = Choice(int(taken), int(algorithm), *times)
                     found.setdefault((str(product), int(of)), choice)
-            except (ValueError, TypeError, OverflowError, RecursionError):  # half a line, or somebody else's
+            except (ValueError, TypeError, OverflowError, RecursionError):  # an incomplete line, or of another kind
                 continue
         return found

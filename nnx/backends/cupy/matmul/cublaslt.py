@@ -1,11 +1,12 @@
 """cuBLASLt by ctypes: the large matrix products of a step that is captured as a CUDA graph, and those in TF32 and bf16.
 
 CuPy multiplies through a cuBLAS handle, whose stream cannot be set while a stream is captured. cuBLASLt takes stream
-and workspace with each call, and types and precision with each product. What must be asked of it, descriptors and an
-algorithm, is asked before the capture, once for each kind of product: a `Plan`.
+and workspace as arguments of each call, and types and precision with each product. Descriptors and an algorithm are
+prepared before the capture, once for each kind of product: a `Plan`.
 
-cuBLASLt counts by columns, arrays here by rows. Read by columns a row-wise matrix is its transpose, so C = A B is asked
-for as C' = B' A': their A is our B, their m our n, and a bias for each of our columns is one for each of their rows.
+cuBLASLt stores matrices by columns, nnx by rows. Read by columns, a matrix stored by rows is its transpose. So C = A B
+is computed as C' = B' A': cuBLASLt's A is our B, its m is our n, and a bias for each of our columns is one for each of
+its rows.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Any
 from zlib import crc32
 
 Array = Any
-WORKSPACE = 32 << 20  # bytes that an algorithm may ask for at most: what NVIDIA advises for its larger GPUs
-WORD = 16  # bytes: how a bias is aligned that an epilogue reads or writes
-ALIGNED = 256  # bytes: cuBLASLt takes no notice of more, and without being told assumes as much
+WORKSPACE = 32 << 20  # the most bytes of an algorithm's workspace: NVIDIA's advice for larger GPUs
+WORD = 16  # the alignment, in bytes, of a bias that an epilogue reads or writes
+ALIGNED = 256  # the largest alignment, in bytes, that cuBLASLt distinguishes, and its default assumption
 
 # From cublasLt.h, cublas_api.h and library_types.h.
-NONE, BIAS, RELU_BIAS, BIAS_GRADIENT = 1, 4, 6, 256  # epilogues; the last adds up what their A has along the sums
+NONE, BIAS, RELU_BIAS, BIAS_GRADIENT = 1, 4, 6, 256  # epilogues; the last sums cuBLASLt's A along the inner dimension
 TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # attributes of a product
-MAX_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)  # of a preference: the second ones for A, B, C and D
+MAX_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)  # attributes of a preference; the alignments of A, B, C and D
 REAL_TYPES = {"float32": 0, "float64": 1}
 BFLOAT16 = 14
 COMPUTE_TYPES = {("float32", "full"): 68, ("float32", "tf32"): 77, ("float32", "bf16"): 68, ("float64", "full"): 70}
@@ -53,15 +54,15 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 }
 
 
-VERSION = "cublasLtGetVersion"  # the only one that returns no status
+VERSION = "cublasLtGetVersion"  # the only function that returns no status
 
 
 class LtError(RuntimeError):
-    """CuBLASLt is not there, or cannot do what was asked; the message is a reason."""
+    """CuBLASLt is missing, or cannot do what was asked; the message says why."""
 
 
 class Algorithm(ctypes.Structure):
-    """cublasLtMatmulAlgo_t: nothing in it is ours to read."""
+    """cublasLtMatmulAlgo_t, an opaque structure."""
 
     _fields_ = [("data", c_uint64 * 8)]
 
@@ -75,16 +76,16 @@ class HeuristicResult(ctypes.Structure):
 
 
 def load(cupy: Any) -> Any:
-    """Return the library of the CUDA that CuPy is made for: where its packages or the toolkit put it.
+    """Return the library of CuPy's CUDA version, from CuPy's packages or from the toolkit.
 
     Raises:
-        LtError: it is nowhere.
+        LtError: it was not found.
     """
     try:
         from cuda import pathfinder
 
         return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path)
-    except Exception:  # no such package, or it finds nothing: each version has its own words
+    except Exception:  # no such package, or it finds nothing; versions raise different errors
         pass
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     names = f"libcublasLt.so.{major}", f"cublasLt64_{major}.dll"
@@ -97,16 +98,16 @@ def load(cupy: Any) -> Any:
 
 
 class Lt:
-    """The library with a handle on the current GPU. Each of its functions is called by name.
+    """The library with a handle for the current GPU. Its functions are called by name.
 
     Args:
-        library: what `load` gives.
+        library: the result of `load`.
 
     Attributes:
-        version: the library's, as it counts them.
+        version: the library's version, as its own number.
 
     Raises:
-        LtError: it lacks a function, or gives no handle.
+        LtError: it lacks a function, or creates no handle.
     """
 
     def __init__(self, library: Any) -> None:
@@ -121,32 +122,32 @@ class Lt:
         version = getattr(library, VERSION)
         version.argtypes, version.restype = (), c_size_t
         self.version = int(version())
-        self.handle = self.create("cublasLtCreate")  # kept as long as the process: what runs may still need it
+        self.handle = self.create("cublasLtCreate")  # never destroyed: running work may still need it
 
     def __call__(self, name: str, *arguments: Any) -> None:
-        """Call a function; a status other than 0 is an error."""
+        """Call a function; raise LtError if its status is not 0."""
         status = self._functions[name](*arguments)
         if status:
             raise LtError(f"{name}: {STATUS.get(status, 'failed')} (status {status})")
 
     def create(self, name: str, *arguments: Any) -> c_void_p:
-        """Call a function that makes something; return its handle."""
+        """Call a function that creates an object; return its handle."""
         handle = c_void_p()
         self(name, byref(handle), *arguments)
         return handle
 
     def set(self, function: str, handle: c_void_p, attribute: int, value: Any) -> None:
-        """Set an attribute of something to a ctypes number."""
+        """Set an attribute of an object to a ctypes number."""
         self(function, handle, attribute, byref(value), ctypes.sizeof(value))
 
 
 @dataclass(frozen=True)
 class Product:
-    """A kind of product: c [m, n] = op(a) [m, k] @ op(b) [k, n], and what is done to it on the way out.
+    """A kind of product: c [m, n] = op(a) [m, k] @ op(b) [k, n], followed by an epilogue.
 
     Attributes:
-        a_transposed, b_transposed: whether a stands as [k, m] in memory, b as [n, k].
-        dtype: of c, and of a and b but in bf16. precision: "full", "tf32", or "bf16": then a and b have 16 bits.
+        a_transposed, b_transposed: whether a is stored as [k, m], b as [n, k].
+        dtype: of c, and, except for bf16, of a and b. precision: "full", "tf32", or "bf16": then a and b have 16 bits.
         epilogue: NONE, BIAS, RELU_BIAS, or BIAS_GRADIENT, which writes the column sums of b to the bias.
         alignments: of a, b and c, in bytes: see `alignment`.
     """
@@ -162,7 +163,7 @@ class Product:
     alignments: tuple[int, int, int]
 
     def __str__(self) -> str:
-        """Return all of it, for people and for files."""
+        """Return all attributes as text, for messages and for files."""
         ways = "nt"[self.a_transposed] + "nt"[self.b_transposed]
         aligned = ", ".join(map(str, self.alignments))
         return (
@@ -172,18 +173,18 @@ class Product:
 
 
 def alignment(address: int) -> int:
-    """Return the largest power of two up to ALIGNED that divides an address: views begin anywhere."""
+    """Return the largest power of two, up to ALIGNED, that divides an address; views may begin anywhere."""
     return min(ALIGNED, address & -address) or ALIGNED
 
 
 class Plan:
-    """Descriptors and algorithm of a kind of product. Make it before a capture; `run` may be captured.
+    """Descriptors and algorithm for a kind of product. It is made before a capture; `run` may be captured.
 
     Args:
-        most: how many algorithms to ask for.
+        lt: the library. product: the kind. most: how many algorithms to ask for.
 
     Attributes:
-        proposals: the algorithms that there are, the one that cuBLASLt thinks fastest first; `run` takes that.
+        proposals: the available algorithms, beginning with the one that cuBLASLt expects to be fastest.
         workspace: how many bytes `run` needs.
 
     Raises:
@@ -214,25 +215,25 @@ class Plan:
             (EPILOGUE, c_uint32(it.epilogue)),
         ):
             self._lt.set("cublasLtMatmulDescSetAttribute", self._matmul, attribute, value)
-        if it.epilogue != NONE:  # nobody follows it before `run`, but an algorithm goes by how it is aligned
+        if it.epilogue != NONE:  # not used before `run`, but its alignment decides which algorithms are possible
             self._lt.set("cublasLtMatmulDescSetAttribute", self._matmul, BIAS_POINTER, c_uint64(WORD))
         self._a = self._layout(factor, it.m, it.k, it.a_transposed)
         self._b = self._layout(factor, it.k, it.n, it.b_transposed)
         self._c = self._layout(real, it.m, it.n, 0)
 
     def _layout(self, kind: int, rows: int, columns: int, transposed: int) -> c_void_p:
-        """Describe a matrix of ours, which for cuBLASLt has its rows as columns."""
+        """Return the layout of one of nnx's matrices, whose rows are columns to cuBLASLt."""
         if transposed:
             rows, columns = columns, rows
         return self._make("cublasLtMatrixLayout", kind, columns, rows, columns)
 
     def take(self, place: int) -> None:
-        """Let `run` use this one of the proposals from now on."""
+        """Set which of the proposals `run` uses from now on; at first it is number 0."""
         self._found = self.proposals[place]
         self.workspace = int(self._found.workspace)
 
     def fingerprints(self) -> list[int]:
-        """Return numbers by which the proposals are known again: an algorithm's bytes hold good for a cuBLASLt."""
+        """Return numbers that identify the proposals; they are valid for one version of cuBLASLt."""
         return [crc32(bytes(one.algorithm)) for one in self.proposals]
 
     def _propose(self, most: int) -> list[HeuristicResult]:
@@ -262,7 +263,8 @@ class Plan:
         """Queue the product on a stream.
 
         Args:
-            a, b, c, bias, workspace: addresses on the GPU; bias counts where the epilogue reads or writes one.
+            a, b, c, bias, workspace: addresses on the GPU; bias is used if the epilogue reads or writes one.
+            stream: the stream's handle.
 
         Raises:
             LtError: it could not be queued.
@@ -275,5 +277,5 @@ class Plan:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Give the descriptors back: what was queued or captured needs them no more."""
+        """Destroy the descriptors, which queued or captured work does not need any more."""
         self._made.close()

@@ -1,8 +1,8 @@
 """Large matrix products by cuBLASLt: in CUDA graphs, as CuPy's cuBLAS cannot be captured, and in TF32 and bf16.
 
-A kind of product is planned when it is first met, and its plan is tried. What cuBLASLt cannot do is done otherwise, in
-full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS. For a graph, which comes again and again, the
-fastest of what cuBLASLt proposes is looked for (trials.py) and kept (choices.py); elsewhere its first is taken.
+A kind of product is planned, and the plan tried, when it first occurs. Products that cuBLASLt cannot do are done in
+full precision by nnx's kernel, in a captured step, or else by cuBLAS. For a graph, which runs many times, the fastest
+of cuBLASLt's proposals is found by trials (trials.py) and kept (choices.py); elsewhere its first proposal is used.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
 Array = Any
-# Multiply-adds of a step's large products up to which nnx's kernel does them where cuBLASLt cannot. A guess: about what
-# costs as much more than cuBLAS as launching a step's operations one by one does.
+# Up to so many multiply-adds in a step's large products, nnx's kernel does them if cuBLASLt cannot. An estimate: there
+# the time lost against cuBLAS is about that of launching a step's operations one by one.
 MOST_OWN_WORK = 1 << 26
-CANDIDATES = 8  # proposals of cuBLASLt for a product of a graph, of which the fastest is taken
-PLANS = 256  # kinds of products that are remembered where no graph is captured
+CANDIDATES = 8  # proposals of cuBLASLt that are timed for a product in a graph
+PLANS = 256  # kinds of products that are remembered outside of graphs
 EPILOGUES = {ACTIVATIONS[None]: BIAS, ACTIVATIONS["relu"]: RELU_BIAS}
 
 
@@ -45,13 +45,13 @@ class NotCaptured(RuntimeError):
 
 
 class LtProducts:
-    """Products by cuBLASLt, on the stream and in the precision of the backend that calls.
+    """Products by cuBLASLt, on the stream and in the precision of the calling backend.
 
     Args:
-        lt: cuBLASLt, or why it is not there.
+        lt: cuBLASLt, or the reason why it is missing.
 
     Attributes:
-        notes: what cuBLASLt could not do.
+        notes: texts on what cuBLASLt could not do.
     """
 
     def __init__(self, lt: Lt | str) -> None:
@@ -65,9 +65,9 @@ class LtProducts:
         """c = activation(a @ b + bias), on the current stream.
 
         Raises:
-            LtError: cuBLASLt fails where it has done the same before.
+            LtError: cuBLASLt fails at something that it has done before.
         """
-        # A bias that begins anywhere is added by a kernel of ours.
+        # A bias that is not aligned is added by nnx's own kernel.
         epilogue = NONE if bias is None or bias.data.ptr % WORD else EPILOGUES.get(activation, NONE)
         plan = self._multiply(backend, kind, a, b, c, bias, (epilogue, NONE))
         if plan is None:
@@ -76,9 +76,9 @@ class LtProducts:
             backend._launch(plans.bias_activation(*c.shape), kind, c, bias, *c.shape, activation)
 
     def with_column_sums(self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, sums: Array) -> bool:
-        """c = a @ b, and sums = b's column sums: the gradients of weights and biases in one; False if that cannot be.
+        """c = a @ b, and sums = b's column sums: the gradients of weights and biases in one; False if not possible.
 
-        Not of rounded factors, whose sums would be rounded too.
+        It is not done with rounded factors, since the sums would be of rounded numbers too.
         """
         if sums.data.ptr % WORD or (kind == "float32" and backend.precision != "full"):
             return False
@@ -88,7 +88,7 @@ class LtProducts:
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None,
         epilogues: tuple[int, ...],
     ) -> Plan | None:  # fmt: skip
-        """Multiply with the first of the epilogues that cuBLASLt has; return the plan, or None if it has none."""
+        """Multiply with the first of the epilogues that cuBLASLt can do; return the plan, or None if it can do none."""
         (a, a_transposed), (b, b_transposed) = backend.oriented(a), backend.oriented(b)
         (m, n), k = c.shape, a.shape[1]
         precision = backend.precision if kind == "float32" else "full"
@@ -96,7 +96,7 @@ class LtProducts:
         begin, other, end = (alignment(matrix.data.ptr) for matrix in (a, b, c))
         if precision == "bf16":
             a, b = rounded(backend, a, b)
-            begin = other = WORD  # wherever that scratch stands just now: else it would be another product next time
+            begin = other = WORD  # the scratch's real alignment may differ next time: another kind of product
         operands, aligned = Operands(a, b, c, bias, factors), (begin, other, end)
         product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogues[0], aligned)
         if product not in self._plans:
@@ -109,7 +109,7 @@ class LtProducts:
     def _plan(
         self, backend: CudaMatmul, wanted: Product, epilogues: tuple[int, ...], operands: Operands
     ) -> Plan | None:
-        """Return a plan to run, with the first epilogue that cuBLASLt can do; None if there is none."""
+        """Return a plan with the first epilogue that cuBLASLt can do; None if it can do none."""
         if isinstance(self._lt, str):
             return None
         for product in [replace(wanted, epilogue=epilogue) for epilogue in dict.fromkeys(epilogues)]:
@@ -120,7 +120,7 @@ class LtProducts:
         return None
 
     def _tried(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> Plan | None:
-        """Return a plan that has worked once; None where something else than a plan is better."""
+        """Return a plan that has worked once; None if another way is better."""
         try:
             if self._choose(backend, plan, operands):
                 run(backend, plan, operands)
@@ -132,21 +132,21 @@ class LtProducts:
         return None
 
     def _most(self) -> int:
-        """Return how many algorithms to ask for."""
+        """Return how many algorithms to ask cuBLASLt for."""
         return 1
 
     def _choose(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> bool:
-        """Let a plan take the best of its proposals; False if something else is better."""
+        """Set a plan to the best of its proposals; return False if another way is better."""
         return True
 
     def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
-        """Do what cuBLASLt cannot."""
+        """Do a product that cuBLASLt cannot do."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give the plans up."""
+        """Close all plans."""
         for plan in self._plans.values():
             if plan is not None:
                 plan.close()
@@ -154,29 +154,30 @@ class LtProducts:
 
 
 class GraphProducts(LtProducts):
-    """The products of a step that is captured. Its first run plans them; then it may be captured.
+    """The products of a step that is captured. A first run of the step plans them; then it may be captured.
 
     Args:
-        choices: of algorithms, where they are kept; None: cuBLASLt's first is taken for all.
+        lt: cuBLASLt, or the reason why it is missing. choices: the kept choices of algorithms; None: cuBLASLt's first
+            proposal is used for all products.
 
     Attributes:
-        planning: whether it is that first run.
+        planning: whether this is the first run.
     """
 
     def __init__(self, lt: Lt | str, choices: Choices | None = None) -> None:
         super().__init__(lt)
         self._choices = choices
-        self._own = 0  # multiply-adds that nnx's kernel does
+        self._own = 0  # multiply-adds done by nnx's kernel
         self.planning = True
 
     def _most(self) -> int:
         return CANDIDATES if self._choices is not None and self.planning else 1
 
     def _choose(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> bool:
-        """Take the proposal that is kept as the fastest, or time them; False if column sums are better added up apart.
+        """Set the kept or, after timing, the fastest proposal; return False if separate column sums are faster.
 
         Raises:
-            LtError: none of them works.
+            LtError: no proposal works.
         """
         product, of = str(plan.product), len(plan.proposals)
         summed = plan.product.epilogue == BIAS_GRADIENT
@@ -197,14 +198,14 @@ class GraphProducts(LtProducts):
                     backend.note(f"cuBLASLt's first algorithm is taken, for the kept one does not work: {product}")
         except LtError:
             raise
-        except Exception as error:  # CUDA's, or want of memory for what only a trial needs
+        except Exception as error:  # an error of CUDA, or no memory for what only a trial needs
             taken = 0
             backend.note(f"cuBLASLt's first algorithm is taken untried ({type(error).__name__}: {error}): {product}")
         plan.take(taken if taken < of else 0)
         return taken < of or not summed
 
     def _place(self, backend: CudaMatmul, plan: Plan, choice: Choice) -> int:
-        """Return which proposal was chosen: the one with its fingerprint, wherever cuBLASLt names it now."""
+        """Return the index of the chosen proposal, found by its fingerprint, as cuBLASLt may change the order."""
         known = plan.fingerprints()
         if choice.taken < len(known) and choice.algorithm != known[choice.taken]:
             if choice.algorithm in known:
@@ -213,7 +214,7 @@ class GraphProducts(LtProducts):
         return choice.taken
 
     def _apart(self, backend: CudaMatmul, wanted: Product, operands: Operands) -> list[Way]:
-        """Return what multiplies and adds up columns one after the other, if that can be."""
+        """Return the way that multiplies and then sums the columns, if it is possible."""
         if not operands.b.flags.c_contiguous:
             return []
         product, alone = replace(wanted, epilogue=NONE), operands._replace(bias=None)
@@ -232,10 +233,10 @@ class GraphProducts(LtProducts):
     def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
-        """Leave it to nnx's kernel.
+        """Do a product by nnx's kernel.
 
         Raises:
-            NotCaptured: that would cost more than the graph saves.
+            NotCaptured: that would cost more time than the graph saves.
         """
         self._count(backend, c.size * a.shape[1])
         backend.own_product(kind, a, b, c, bias, activation)
@@ -253,11 +254,11 @@ class GraphProducts(LtProducts):
 
 
 class RoundedProducts(LtProducts):
-    """The products of operations that are called one by one, where they are to be TF32's or bf16's."""
+    """The products of operations that are called one by one, in TF32 or bf16."""
 
     def __init__(self, lt: Lt | str) -> None:
         super().__init__(lt)
-        self._lock = threading.Lock()  # a plan has one place for the address of a bias
+        self._lock = threading.Lock()  # a plan holds the address of one bias at a time
 
     def _multiply(self, *product: Any) -> Plan | None:
         with self._lock:
@@ -269,14 +270,14 @@ class RoundedProducts(LtProducts):
         return plan
 
     def _fall_back(self, backend: CudaMatmul, *product: Any) -> None:
-        """Leave it to cuBLAS, and say so."""
+        """Do a product by cuBLAS, and note it."""
         why = "; ".join(dict.fromkeys(self.notes)) if isinstance(self._lt, Lt) else self._lt
         backend.note(f"products are in full precision where cuBLASLt cannot do them in {backend.precision}: {why}")
         backend.blas_product(*product)
 
 
 def rounded(backend: CudaMatmul, a: Array, b: Array) -> tuple[Array, Array]:
-    """Return both factors in bf16, standing as they stand; the next product takes the place."""
+    """Return both factors in bf16, stored in the same order; the next product overwrites them."""
     begin = -(-a.size // ALIGNED) * ALIGNED
     scratch = backend._scratch(begin + b.size, "uint16")
     a_rounded, b_rounded = scratch[: a.size], scratch[begin:]

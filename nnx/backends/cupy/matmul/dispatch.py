@@ -1,7 +1,7 @@
 """Dispatch of matrix products (GEMM): nnx's own kernel does small ones, cuBLAS or cuBLASLt the large ones.
 
-NNX_GEMM=own or blas gives all of them to one. `CudaMatmul.products` stands in for cuBLAS where a step is captured as a
-CUDA graph, or where products are rounded to TF32 or bf16 (cublaslt_products.py).
+NNX_GEMM=own or NNX_GEMM=blas selects one of them for all products. `CudaMatmul.products` replaces cuBLAS while a step
+is captured as a CUDA graph, and for products that round to TF32 or bf16 (cublaslt_products.py).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
 Array = Any
-SMALL = 1 << 20  # multiply-adds up to which a product is the own kernel's: one launch, bias and activation included
+SMALL = 1 << 20  # up to so many multiply-adds nnx's kernel does a product, with bias and activation, in one launch
 
 
 class LargeProducts(Protocol):
-    """Does large products in cuBLAS's place."""
+    """Does large products in the place of cuBLAS."""
 
     def __call__(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
@@ -31,16 +31,16 @@ class LargeProducts(Protocol):
         """c = activation(a @ b + bias), on the current stream."""
 
     def with_column_sums(self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, sums: Array) -> bool:
-        """c = a @ b, and sums = b's column sums, in one; False if that cannot be."""
+        """c = a @ b, and sums = b's column sums, in one; False, with nothing done, if not possible."""
 
 
 class CudaMatmul(CudaOperands):
     """Matrix products, with a bias and an activation at their end.
 
     Attributes:
-        gemm_rule: who multiplies: NNX_GEMM, or "auto".
-        tuned: whether the fastest of cuBLASLt's algorithms may be looked for: not if NNX_TUNE=off.
-        products: who does large products in cuBLAS's place, or None.
+        gemm_rule: the value of NNX_GEMM, or "auto".
+        tuned: whether cuBLASLt's algorithms may be timed to find the fastest: not if NNX_TUNE=off.
+        products: does large products in the place of cuBLAS, or None.
     """
 
     products: LargeProducts | None = None
@@ -52,7 +52,7 @@ class CudaMatmul(CudaOperands):
         self._choices: Choices | None = None
 
     def lt(self) -> Lt | str:
-        """Return cuBLASLt, which is loaded when it is first asked for, or why it is not there."""
+        """Return cuBLASLt, which is loaded at the first call, or the reason why it is missing."""
         if self._lt is None:
             try:
                 with self.on_device():
@@ -62,7 +62,7 @@ class CudaMatmul(CudaOperands):
         return self._lt
 
     def choices(self) -> Choices | None:
-        """Return which of cuBLASLt's algorithms were the fastest on this GPU; None: its first is to be taken."""
+        """Return the kept choices of cuBLASLt's algorithms on this GPU; None: its first proposal is to be used."""
         lt = self.lt()
         if isinstance(lt, str) or not self.tuned:
             return None
@@ -74,14 +74,14 @@ class CudaMatmul(CudaOperands):
         return self._choices
 
     def product_rule(self) -> str:
-        """Return in words which of the two multiplies."""
+        """Return in words which products nnx's kernel does, and which cuBLAS."""
         by_size = f"nnx's kernel up to {SMALL:,} multiply-adds, else cuBLAS"
         return {"own": "nnx's kernel", "blas": "cuBLAS"}.get(self.gemm_rule, by_size)
 
     def _product(
         self, kind: str, a: Array, b: Array, c: Array, bias: Array | None = None, activation: int = ACTIVATIONS[None]
     ) -> None:
-        """c = activation(a @ b + bias): in one kernel where it is small, else by cuBLAS and a kernel for the rest."""
+        """c = activation(a @ b + bias): a small one in one kernel, else by cuBLAS with a kernel for the rest."""
         (m, n), k = c.shape, a.shape[1]
         if self._is_small(m * n * k):
             self.own_product(kind, a, b, c, bias, activation)
@@ -92,7 +92,7 @@ class CudaMatmul(CudaOperands):
         self.blas_product(kind, a, b, c, bias, activation)
 
     def _is_small(self, work: int) -> bool:
-        """Tell whether nnx's kernel does a product of so many multiply-adds."""
+        """Return whether nnx's kernel does a product of so many multiply-adds."""
         return self.gemm_rule == "own" or (self.gemm_rule == "auto" and work <= SMALL)
 
     def blas_product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int) -> None:
@@ -121,7 +121,7 @@ class CudaMatmul(CudaOperands):
     def _column_sums(
         self, kind: str, operands: tuple[Array, ...], shape: tuple[int, int], sums: Array, kernel: str = "column_sums"
     ) -> None:
-        """Add up columns by a kernel that takes these operands, the sums and the shape; in two rounds if tall."""
+        """Sum columns by a kernel that takes operands, sums and shape; in two rounds if there are many rows."""
         first, *second = plans.column_sums(*shape, kernel)
         if not second:
             self._launch(first, kind, *operands, sums, *shape)
@@ -132,7 +132,7 @@ class CudaMatmul(CudaOperands):
         self._launch(second[0], kind, parts, sums, bands, shape[1])
 
     def oriented(self, a: Array) -> tuple[Array, int]:
-        """Return a matrix whose numbers stand side by side, by rows or (then 1) by columns: products take both."""
+        """Return a contiguous matrix, and 0 if it is stored by rows, 1 if by columns; products take both."""
         if a.flags.c_contiguous:
             return a, 0
         return (a, 1) if a.flags.f_contiguous else (self.cupy.ascontiguousarray(a), 0)

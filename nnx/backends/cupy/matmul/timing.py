@@ -1,7 +1,7 @@
-"""Timing of ways to do one product, on the GPU and the operands that it is for; wrong ones are found before.
+"""Timing of several ways to do a product, on its GPU and operands, after wrong ways have been excluded.
 
-Launched one by one from Python, what takes the GPU less than some 10 us takes as long as Python does. So each way is
-captured, some launches in a graph, and graphs are timed: by turns, by events on their stream, by the median.
+If work of less than some 10 us is launched from Python, the time measured is Python's. So several launches of each way
+are captured in a graph, and the graphs are timed in turns, by events on their stream; the median counts.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from nnx.kernels.forking import hold_at_fork
 Array = Any
 Way = Callable[[], None]
 ROUNDS = 5
-SECONDS = 2e-4  # that a graph takes at least, where LAUNCHES are enough for that: an event is good to half a us
+SECONDS = 2e-4  # a graph takes at least so long, if LAUNCHES are enough; events are accurate to half a us
 LAUNCHES = 20
-PATIENCE = 0.3  # seconds that a product's tries may take, and its rounds: of slow ones there are fewer
-# Two results may be apart by so many roundings of a sum as long as the root of its length, whose errors go either way.
-# One that is wrong is not: a single term is that large for sums of up to some hundred thousand.
+PATIENCE = 0.3  # the most seconds for a product's trials, and for its rounds; slow products get fewer rounds
+# Two results may differ by so many rounding errors times the square root of a sum's length, since errors go either way.
+# A wrong result differs by more: a single missing term does, in sums of up to some hundred thousand.
 SLACK = 8
 
-# Held while a stream is captured and while ways are timed: neither is done during the other. Within a thread it may be
-# taken again, by the handler of a signal.
+# Held while a stream is captured and while ways are timed, so that neither happens during the other. It is reentrant,
+# for signal handlers.
 TURN = threading.RLock()
 hold_at_fork(TURN)
 
 
 class Agreement:
-    """Tells whether ways to do a product give the numbers that the first one gave, within rounding.
+    """Checks whether several ways to do a product give the same result as the first one, up to rounding.
 
     Args:
-        results: what each way is to write, all of it. bounds: by how much each of their numbers may be off.
+        cupy: the module. results: the arrays that each way must write. bounds: the allowed error of each number.
     """
 
     def __init__(self, cupy: Any, results: Sequence[Array], bounds: Sequence[Array]) -> None:
@@ -46,9 +46,9 @@ class Agreement:
         self._first: list[Array] = []
 
     def __call__(self, way: Way) -> bool:
-        """Do it one way, after which it is done; the first is right by definition."""
+        """Run a way; return whether its result is right. The result of the first way is right by definition."""
         for result in self._results:
-            result.fill(math.nan)  # what is not written does not count as right because another has written it
+            result.fill(math.nan)  # so that numbers written by an earlier way do not count
         way()
         if not self._first:
             self._first = [result.copy() for result in self._results]
@@ -62,9 +62,9 @@ class Agreement:
 
 
 def bounds(cupy: Any, a: Array, b: Array, precision: str, bias: Array | None, sums: bool) -> list[Array]:
-    """Return by how much two results of a @ b + bias may be apart, and two of b's column sums, where these are wanted.
+    """Return the allowed differences between two results of a @ b + bias and, with `sums`, of b's column sums.
 
-    Each number of a product is at most a's row times b's column, as long as they are as vectors.
+    The size of a product's number is bounded by the lengths of a's row and b's column, as vectors, multiplied.
     """
     k = a.shape[1]
     error = 2 * ERRORS[precision] + SLACK * float(np.finfo(a.dtype).eps) * math.sqrt(k)
@@ -76,7 +76,7 @@ def bounds(cupy: Any, a: Array, b: Array, precision: str, bias: Array | None, su
 
 
 def lengths(cupy: Any, a: Array, axis: int) -> Array:
-    """Return vectors' lengths, without overflow or underflow; NaN for one of zeros, of which products are alike."""
+    """Return the lengths of vectors, without overflow or underflow; nan for a vector of zeros."""
     most = cupy.max(abs(a), axis=axis, keepdims=True)
     return most * cupy.sqrt(cupy.sum(cupy.square(a / most), axis=axis, keepdims=True))
 
@@ -84,7 +84,7 @@ def lengths(cupy: Any, a: Array, axis: int) -> Array:
 def timed(cupy: Any, ways: Sequence[Way], agrees: Agreement) -> list[float]:
     """Return the seconds that each way takes, on the current stream; infinite for those that fail or are wrong.
 
-    So are they for those that come too late to be tried, because one before them took so long.
+    They are infinite too for ways that were not tried, because the time for trials was used up.
     """
     stream = cupy.cuda.get_current_stream()
     graphs: dict[int, Any] = {}
@@ -93,13 +93,13 @@ def timed(cupy: Any, ways: Sequence[Way], agrees: Agreement) -> list[float]:
     for place, way in enumerate(ways):
         if spent > PATIENCE:
             break
-        with suppress(Exception):  # CUDA's, cuBLASLt's, for want of memory: there are other ways
+        with suppress(Exception):  # any error of CUDA or cuBLASLt: there are other ways
             if not agrees(way):
                 continue
             once = elapsed(cupy, way)
             launches[place] = max(1, min(LAUNCHES, int(SECONDS / max(once, 1e-9))))
             graphs[place] = captured(stream, way, launches[place])
-            graphs[place].launch(stream)  # the first time is another
+            graphs[place].launch(stream)  # the first launch takes another time
             spent += 2 * once
     rounds = max(1, min(ROUNDS, int(PATIENCE / max(spent, 1e-9))))
     turns = [turn for _ in range(rounds) for turn in graphs.items()]
@@ -112,14 +112,14 @@ def timed(cupy: Any, ways: Sequence[Way], agrees: Agreement) -> list[float]:
 
 
 def elapsed(cupy: Any, way: Way) -> float:
-    """Return the seconds from when the GPU begins something to when it has done it."""
+    """Return the seconds from when the GPU begins a piece of work to when it has done it."""
     first, last = mark(cupy, way)
     last.synchronize()
     return float(cupy.cuda.get_elapsed_time(first, last)) / 1e3
 
 
 def mark(cupy: Any, way: Way) -> tuple[Any, Any]:
-    """Queue something between two events."""
+    """Queue work between two events; return the events."""
     first, last = cupy.cuda.Event(), cupy.cuda.Event()
     first.record()
     way()
@@ -128,12 +128,12 @@ def mark(cupy: Any, way: Way) -> tuple[Any, Any]:
 
 
 def captured(stream: Any, way: Way, times: int) -> Any:
-    """Return a graph that does something some times over."""
+    """Return a graph that does a piece of work several times."""
     stream.begin_capture()
     try:
         for _ in range(times):
             way()
-    except BaseException:  # Ctrl-C too: a capture left open would poison all that follows
+    except BaseException:  # Ctrl-C too: an open capture would make all later work fail
         with suppress(Exception):
             stream.end_capture()
         raise

@@ -1,4 +1,4 @@
-"""Trials of what cuBLASLt proposes for a product, on its own operands: which works, and which is the fastest."""
+"""Trials of cuBLASLt's proposals for a product, on its real operands: which ones work, and which is the fastest."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Array = Any
 
 
 class Operands(NamedTuple):
-    """What a plan runs on: the matrices as they stand in memory, and what is read or written beside them.
+    """The operands of a plan: the matrices as they are in memory, and what is read or written besides.
 
     Attributes:
-        factors: a and b before they were rounded, as matrices.
+        factors: a and b as matrices, before rounding.
     """
 
     a: Array
@@ -30,7 +30,7 @@ class Operands(NamedTuple):
 
 
 def run(backend: CudaOperands, plan: Plan, operands: Operands, room: Array | None = None) -> None:
-    """Run a plan on the current stream, with a workspace of the backend's, or in the room that is given."""
+    """Run a plan on the current stream, with the backend's workspace, or with the memory `room`."""
     a, b, c, bias, _ = operands
     if room is None and plan.workspace:
         room = backend._scratch(plan.workspace, "uint8")
@@ -40,7 +40,7 @@ def run(backend: CudaOperands, plan: Plan, operands: Operands, room: Array | Non
 
 
 class Trial:
-    """A plan's proposals. They run in room of their own, since a graph keeps for good what its scratch has held."""
+    """A plan's proposals. They run in separate memory, since a graph would keep its enlarged scratch for good."""
 
     def __init__(self, backend: CudaOperands, plan: Plan, operands: Operands) -> None:
         self._backend, self._plan, self._operands = backend, plan, operands
@@ -56,7 +56,7 @@ class Trial:
         run(self._backend, self._plan, self._operands, self._room)
 
     def fastest(self, others: Sequence[Way]) -> Choice:
-        """Return the fastest of the proposals, and of other ways to get the same.
+        """Return the fastest of the proposals and of other ways to get the same result.
 
         Raises:
             LtError: none works.
@@ -72,9 +72,9 @@ class Trial:
         return Choice(taken, algorithm, seconds[taken], None if seconds[0] == math.inf else seconds[0])
 
     def still_works(self, taken: int, choice: Choice) -> bool:
-        """Tell whether a proposal that was chosen does what the first does, if that worked: files may say anything."""
+        """Return whether a chosen proposal gives the first one's result, if that works; a file may hold anything."""
         places = [taken] if choice.first is None else [0, taken]
         try:
             return all(self._agrees(partial(self._run, place)) for place in places)
-        except Exception:  # CUDA's, cuBLASLt's
+        except Exception:  # any error of CUDA or cuBLASLt
             return False

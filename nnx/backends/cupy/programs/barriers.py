@@ -1,4 +1,4 @@
-"""Barriers of the persistent kernel: its operations, and before which of them its threads must wait for one another."""
+"""Barriers of the persistent kernel: before which of its operations the threads must wait for each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnx.kernels.cuda import program_table as t
 
 @dataclass(eq=False)
 class Operation:
-    """One row to be: its numbers by name, and its operands, those that it reads and those that it writes."""
+    """An operation that becomes a row of the table: its numbers by name, and the operands that it reads and writes."""
 
     op: str
     reads: dict[str, Operand]
@@ -23,18 +23,18 @@ class Operation:
 
     @property
     def operands(self) -> Iterator[Operand]:
-        """All of them."""
+        """All operands, read or written."""
         yield from self.reads.values()
         yield from self.writes.values()
 
     def row(self, barrier: bool) -> np.ndarray:
-        """Return it as the kernel reads it."""
+        """Return the row of the table; `barrier`: whether threads wait before it."""
         places = {name: operand.place for name, operand in (self.reads | self.writes).items()}
         return t.row(self.op, barrier=int(barrier), **self.numbers, **places)
 
 
 def with_barriers(operations: list[Operation]) -> Iterator[np.ndarray]:
-    """Yield their rows. The first waits for all threads, and each that touches what others since then have written."""
+    """Yield the rows of operations. Threads wait before the first, and before each that uses what was written since."""
     read: list[Operand] = []
     written: list[Operand] = []
     for number, operation in enumerate(operations):
@@ -47,5 +47,5 @@ def with_barriers(operations: list[Operation]) -> Iterator[np.ndarray]:
 
 
 def overlap(some: list[Operand], others: list[Operand]) -> bool:
-    """Tell whether any of some operands shares memory with any of others."""
+    """Return whether any of some operands shares memory with any of the others."""
     return any(a.overlaps(b) for a in some for b in others)

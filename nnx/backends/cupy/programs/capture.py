@@ -1,11 +1,12 @@
-"""Capture of CUDA graphs: what Python would launch operation by operation, the GPU then launches by itself.
+"""Capture of CUDA graphs: operations that Python would launch one by one are then launched by the GPU itself.
 
-A graph holds addresses, so all that its kernels touch must live as long as it does, and nothing may come from CuPy's
-pool while it is captured: what is freed then is handed to somebody else, and each replay would write over it. Operands
-are kept by whoever makes the graph, scratch is the graph's own, and allocating while capturing is an error. The work
-runs once before, to compile kernels, to plan products and time them, and to make that scratch as large as it must be.
+A graph contains addresses, so all memory that its kernels use must live as long as the graph. Nothing may come from
+CuPy's pool while it is captured: memory freed afterwards would be given to others, and each replay would overwrite it.
+So the maker of the graph keeps the operands, the graph has its own scratch memory, and allocating during the capture is
+an error. The work runs once before, to compile kernels, to plan and time products, and to let the scratch grow to its
+size.
 
-All this is on a stream of the graph's own, since CuPy's default one cannot be captured.
+All this happens on a stream of the graph's own, since CuPy's default stream cannot be captured.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ Work = list[tuple[Callable[..., Any], tuple[Any, ...]]]
 
 
 class CapturedGraph:
-    """Some work as a CUDA graph.
+    """A piece of work as a CUDA graph.
 
     Args:
-        work: gives what to call, for the backend that the graph is to use.
-        state: the arrays that the work changes after it has read them; they are as before when this is made.
+        backend: the backend. work: a function that returns the calls of the work, for the graph's own backend.
+        state: the arrays that the work reads and then changes; they are restored after the first run.
 
     Attributes:
-        notes: what cuBLASLt could not do.
+        notes: texts on what cuBLASLt could not do.
 
     Raises:
-        NotCaptured: some stage of it failed; the arrays are then as they were, and no capture is open.
+        NotCaptured: something failed; the arrays are then as before, and no capture is open.
     """
 
     def __init__(self, backend: CudaDense, work: Callable[[CudaDense], Work], state: list[Array]) -> None:
@@ -46,8 +47,8 @@ class CapturedGraph:
         with attempt("making its stream"):
             self._stream = cuda.Stream(non_blocking=True)
             self._before, self._after = cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
-        # The graph's own backend: the same kernels, with scratch that belongs to this graph and products that may be
-        # captured. The user's goes on as it is.
+        # The graph's own backend: the same kernels, but with scratch memory that belongs to this graph, and products
+        # that can be captured. The user's backend is not changed.
         inner = copy.copy(backend)
         inner._scratch = self._scratch = Scratch(self._cupy, times=1)
         inner.products = products = GraphProducts(backend.lt(), backend.choices())
@@ -58,7 +59,7 @@ class CapturedGraph:
                     self._warm_up(calls, state)
                 products.planning = False
                 self._graph = self._capture(calls)
-                # What the run before the capture took from the pool stands under this stream, where nobody looks again.
+                # Memory that the first run took from the pool belongs to this stream, which will not allocate again.
                 self._cupy.get_default_memory_pool().free_all_blocks(self._stream)
                 with attempt("uploading it"):
                     self._graph.upload(self._stream)
@@ -68,7 +69,7 @@ class CapturedGraph:
 
     @contextmanager
     def _on_own_stream(self) -> Iterator[None]:
-        """Work on the graph's stream: after all that the caller's was given before, and before all that follows."""
+        """Use the graph's stream within the block: after the earlier work on the caller's stream, and before later."""
         current = self._cupy.cuda.get_current_stream()
         self._before.record(current)
         self._stream.wait_event(self._before)
@@ -79,7 +80,7 @@ class CapturedGraph:
             try:
                 self._after.record(self._stream)
                 current.wait_event(self._after)
-            except Exception:  # then the host is what orders them
+            except Exception:  # then the host waits instead
                 self._stream.synchronize()
                 raise
 
@@ -93,7 +94,7 @@ class CapturedGraph:
                 array[...] = before
 
     def _capture(self, work: Work) -> Any:
-        with TURN:  # nothing is timed meanwhile
+        with TURN:  # so that nothing is timed meanwhile
             with attempt("beginning the capture"):
                 self._stream.begin_capture()
             try:
@@ -101,31 +102,31 @@ class CapturedGraph:
                     call_all(work)
                 with attempt("making a graph of it"):
                     return self._stream.end_capture()
-            except BaseException:  # Ctrl-C too: a capture left open would poison all that follows
-                with suppress(Exception):  # where `end_capture` itself has failed there is none any more: it says so
+            except BaseException:  # Ctrl-C too: an open capture would make all later work fail
+                with suppress(Exception):  # raised if `end_capture` itself had failed, and no capture is open any more
                     self._stream.end_capture()
                 raise
 
 
 def call_all(work: Work) -> None:
-    """Call one after the other."""
+    """Make the calls one after the other."""
     for method, operands in work:
         method(*operands)
 
 
 def refuse_allocation(size: int) -> Any:
-    """Allocate nothing."""
+    """Raise an error in the place of allocating memory."""
     raise RuntimeError(f"an operation allocates {size:,} bytes: expected operands that need no copy")
 
 
 @contextmanager
 def attempt(what: str) -> Iterator[None]:
-    """Turn whatever fails inside into a reason."""
+    """Turn any exception within the block into NotCaptured, with `what` as the part that failed."""
     try:
         yield
     except (NotCaptured, NotReplayable):
         raise
-    except Exception as error:  # CUDA's, cuBLASLt's, a compiler's: each has its own ways to fail
+    except Exception as error:  # CUDA, cuBLASLt and compilers raise many kinds of errors
         raise NotCaptured(f"{what} failed ({in_a_line(error)})") from error
 
 

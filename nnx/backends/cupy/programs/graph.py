@@ -1,7 +1,7 @@
-"""CUDA graph of a recorded step (capture.py): ONE launch a step, one graph for each size of batch.
+"""CUDA graph of a recorded step (capture.py): one launch for each step, one graph for each batch size.
 
-Its stream waits for what the caller's stream was given before, and the caller's stream waits for it: to whoever calls
-`run` there is one order.
+The graph's stream waits for earlier work on the caller's stream, and the caller's stream waits for the graph. So to the
+caller of `run` everything happens in order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = Any
 
 
 class GraphProgram(CupyProgram):
-    """Replays the step as a CUDA graph, captured by the first `run`; where that fails, one operation at a time.
+    """Replays the step as a CUDA graph, captured by the first `run`; if that fails, one operation at a time.
 
     Attributes:
         reason: why it is not a graph, or None. native: whether it is one.
@@ -47,7 +47,7 @@ class GraphProgram(CupyProgram):
     def _capture(self) -> None:
         self._tried = True
         try:
-            with attempt("preparing it"):  # whatever no attempt inside it names
+            with attempt("preparing it"):  # for failures that no inner attempt names
                 self._graph = StepGraph(self._backend, self.calls, self._whole)
             self.native = True
             for note in self._graph.notes:
@@ -56,7 +56,7 @@ class GraphProgram(CupyProgram):
             self._give_up(reason)
 
     def _launch(self, graph: StepGraph, steps: int) -> int:
-        """Launch the graph; return how many steps are left to do."""
+        """Launch the graph; return how many steps remain to be done."""
         try:
             graph.run(steps)
         except NotCaptured as reason:
@@ -87,21 +87,21 @@ class StepGraph(CapturedGraph):
         """Launch the step `steps` times.
 
         Raises:
-            NotCaptured: a launch failed; `done` says how many did not.
+            NotCaptured: a launch failed; `done` says how many succeeded.
         """
         launch, stream = self._graph.launch, self._stream
         self.done = 0
         with attempt("launching it"), self._on_own_stream():
-            for self.done in range(steps):  # counts the launches, also if one fails
+            for self.done in range(steps):  # counts successful launches, also if one fails
                 launch(stream)
             self.done = steps
 
 
-# ---- what one step leaves to the next --------------------------------------------------------------------------------
+# ---- the state that one step leaves to the next ----------------------------------------------------------------------
 
 
 def carried_state(backend: CudaDense, calls: list[Call]) -> list[Array]:
-    """Return the arrays that a step changes after it has read them as they were: parameters, moments, counters."""
+    """Return the arrays that a step reads and then changes: parameters, moments, counters."""
     asked: list[tuple[int, int]] = []
     written: dict[tuple[int, int], Array] = {}
     for call in calls:

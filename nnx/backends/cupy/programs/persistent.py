@@ -1,8 +1,8 @@
-"""Persistent kernel: many steps of a small network in ONE launch, whose block keeps the network to itself.
+"""Persistent kernel: many steps of a small network in one launch, by a single block that keeps the network on chip.
 
-A graph's launch costs some microseconds, and each of its ten kernels one or two more, which is more than a small
-network's arithmetic. A single block needs neither: parameters, gradients and moments stay in its shared memory, and a
-barrier is all that parts one operation from the next (nnx/kernels/cuda/program.cu). It has one multiprocessor, though.
+Launching a graph costs some microseconds, and each of its ten kernels one or two more, which is more than a small
+network's arithmetic. A single block needs neither: parameters, gradients and moments stay in its shared memory, and
+only barriers separate one operation from the next (nnx/kernels/cuda/program.cu). But it uses only one multiprocessor.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from nnx.backends.recorder import Call
 from nnx.kernels.cuda import program_table as t
 
 Array = Any
-# Multiply-adds of a step up to which one multiprocessor is left to do them. A guess: some 10 us, when a graph of ten
-# kernels takes 20 or more.
+# Up to so many multiply-adds, a step is left to one multiprocessor. An estimate: these take some 10 us, while a graph
+# of ten kernels takes 20 or more.
 MOST_WORK = 1 << 20
-NUMBER_WORK = 8  # multiply-adds that writing a number for a sample counts as, most of what tall, thin steps do
-# A launch is kept to so many seconds, reckoned as if it were slow: so a display goes on, and Ctrl-C is heard soon.
+NUMBER_WORK = 8  # writing a sample's number counts as so many multiply-adds: most of a thin network's work
+# A launch takes at most so many seconds, estimated cautiously, so that a display keeps working and Ctrl-C is noticed.
 LAUNCH_SECONDS = 0.05
-WORK_RATE = 10e9  # multiply-adds a second
+WORK_RATE = 10e9  # multiply-adds per second
 OPERATION_SECONDS = 2e-6
 
 
 class PersistentProgram(GraphProgram):
-    """Replays steps by the persistent kernel; should a launch fail, as a CUDA graph."""
+    """Replays steps by the persistent kernel; if a launch fails, as a CUDA graph."""
 
     native = True
     description = "persistent kernel"
@@ -57,10 +57,10 @@ class PersistentProgram(GraphProgram):
 
 
 class PersistentKernel:
-    """The kernel's arguments for one step, and all that they point to.
+    """The kernel's arguments for one step, and all memory that they point to.
 
     Attributes:
-        most: steps of one launch.
+        most: the most steps of one launch.
     """
 
     def __init__(self, backend: CudaDense, step: Step) -> None:
@@ -76,20 +76,21 @@ class PersistentKernel:
         backend._launch.allow_shared_memory("program", step.dtype, backend.shared_memory)
 
     def _allocate(self, size: int) -> int:
-        """Return where so many bytes of the GPU's memory are, for what the block has no room for."""
+        """Return the address of so many bytes of global memory, for buffers that do not fit in shared memory."""
         self._global_memory.append(self._backend.empty(size, "uint8"))
         return self._backend.address(self._global_memory[-1])
 
     def launch(self, steps: int) -> None:
-        """Launch so many steps, at most `most`."""
+        """Launch the kernel for `steps` steps, at most `most`."""
         self._backend._launch(self._launch, self._dtype, self._table, *self._numbers, steps)
 
 
 def compile_program(backend: CudaDense, calls: list[Call], wanted: bool | None) -> GraphProgram:
-    """Return a recorded step as a persistent kernel where that can be, else as a CUDA graph.
+    """Return a program for a recorded step: by the persistent kernel if possible, else as a CUDA graph.
 
     Args:
-        wanted: True: whenever it fits, and `info()` says why it does not. None: only where it is thought to be faster.
+        backend: the backend. calls: the recorded step. wanted: True: use the kernel whenever the step fits, and let
+            `info()` say why if it does not. None: only if it is expected to be faster. False: never.
     """
     if wanted is not False:
         try:
@@ -103,11 +104,11 @@ def compile_program(backend: CudaDense, calls: list[Call], wanted: bool | None) 
 
 
 def kernel_of(backend: CudaDense, calls: list[Call], wanted: bool | None) -> PersistentKernel:
-    """Return a step as the persistent kernel takes it.
+    """Return the persistent kernel with its arguments for a step.
 
     Raises:
-        TooLarge: it is not worth it, not wanted, or does not fit. NotReplayable: it holds what the kernel does not do.
-        NotCaptured: the kernel cannot be compiled, or is refused.
+        TooLarge: it would be slower, is not wanted, or does not fit. NotReplayable: it has an operation that the kernel
+            lacks. NotCaptured: the kernel cannot be compiled or launched.
     """
     step = Reader(calls).step
     fuse(step)
@@ -121,6 +122,6 @@ def kernel_of(backend: CudaDense, calls: list[Call], wanted: bool | None) -> Per
 
 
 def work_of(step: Step) -> int:
-    """Return what a step costs, in multiply-adds, roughly."""
+    """Return the rough cost of a step in multiply-adds."""
     written = sum(value.width for node in step.nodes for value in (node.out, node.also) if value is not None)
     return step.work + NUMBER_WORK * step.rows * written

@@ -1,4 +1,4 @@
-"""Replay of a recorded step on the GPU: one operation after the other, two in one kernel where that saves a pass."""
+"""Replay of a recorded step on the GPU: one operation after the other, with two in one kernel where possible."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DENSE = ("dense_backward", "dense_gradients")
 
 
 class CupyProgram(Program):
-    """Replays the step. Nothing in it waits for the GPU, so Python runs ahead and the launches queue up.
+    """Replays a step. No operation waits for the GPU, so Python runs ahead, and the launches are queued.
 
     Args:
-        calls: what it replays. step: all of the step, where they are a piece of it.
+        backend: the backend. calls: what is replayed. step: the whole step, if the calls are only a piece of it.
     """
 
     def __init__(self, backend: CudaDense, calls: list[Call], step: list[Call] | None = None) -> None:
@@ -30,13 +30,13 @@ class CupyProgram(Program):
 def bound(
     backend: CudaDense, calls: list[Call], step: list[Call]
 ) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:  # fmt: skip
-    """Return what to call: activations and ReLU's gradient along with their dense layer, all else as recorded."""
+    """Return the functions to call: activations and ReLU's gradient together with a dense layer, others as recorded."""
     work: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
     joined = False
     for call, following in pairwise([*calls, None]):
         assert call is not None
         operands = tuple(call.operands.values())
-        if joined:  # done along with the one before
+        if joined:  # included in the call before
             joined = False
         elif following is not None and fuses_relu_gradient(backend, call, following):
             joined = True
@@ -51,7 +51,7 @@ def bound(
 
 
 def fuses_relu_gradient(backend: CudaDense, call: Call, following: Call) -> bool:
-    """Tell whether a call is ReLU's gradient, and the next one takes it through a dense layer."""
+    """Return whether a call is ReLU's gradient, and the next one takes the result through a dense layer."""
     if call.name != "relu_backward" or following.name not in DENSE:
         return False
     made, taken = call.operands["out"], following.operands["dy"]
@@ -59,7 +59,7 @@ def fuses_relu_gradient(backend: CudaDense, call: Call, following: Call) -> bool
 
 
 def fuses_activation(backend: CudaDense, call: Call, following: Call, calls: list[Call]) -> bool:
-    """Tell whether a call is a dense layer, and the next one its activation, the only one that reads what it made."""
+    """Return whether a call is a dense layer, and the next one its activation, the only reader of its result."""
     if call.name != "dense" or call.operands["activation"] is not None or following.name not in ACTIVATIONS:
         return False
     made = span(backend, call.operands["out"])
@@ -74,7 +74,7 @@ def fuses_activation(backend: CudaDense, call: Call, following: Call, calls: lis
 
 
 def span(backend: CudaDense, array: Array) -> tuple[int, int]:
-    """Return where in memory an array begins and ends."""
+    """Return the addresses at which an array begins and ends."""
     begin = backend.address(array)
     reach = sum((count - 1) * stride for count, stride in zip(array.shape, array.strides, strict=True))
     return begin, begin + int(reach + array.itemsize) if array.size else begin

@@ -1,4 +1,4 @@
-"""Allocation of shared memory for the persistent kernel: where in its block each buffer lies, and from when to when."""
+"""Allocation of shared memory for the persistent kernel: where each buffer is placed, and when it is live."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from nnx.kernels.cuda.program_table import NOWHERE
 
-ALIGNMENT = 128  # bytes that buffers are multiples of: a line of shared memory
-ALWAYS = 1 << 30  # a time after all operations
+ALIGNMENT = 128  # sizes of buffers are multiples of so many bytes: a line of shared memory
+ALWAYS = 1 << 30  # a time later than all operations
 
 
 @dataclass(eq=False)
 class Buffer:
-    """Bytes that operations read and write.
+    """A buffer that operations read and write.
 
     Attributes:
-        size: how many. begin: the place of the first, once there is one.
-        first, last: its live range: the operations between which they are needed.
+        size: in bytes. begin: the place of its first byte, once it has one.
+        first, last: its live range: the first and the last operation that needs it.
     """
 
     size: int
@@ -26,11 +26,11 @@ class Buffer:
     last: int = -1
 
     def used(self, when: int) -> None:
-        """Let it be live when an operation uses it."""
+        """Extend the live range to an operation that uses the buffer."""
         self.first, self.last = min(self.first, when), max(self.last, when)
 
     def interferes(self, other: Buffer) -> bool:
-        """Tell whether both are live at the same time."""
+        """Return whether both buffers are live at the same time."""
         return self.first <= other.last and other.first <= self.last
 
 
@@ -44,18 +44,18 @@ class Operand:
 
     @property
     def place(self) -> int:
-        """Its place."""
+        """The place of its first byte."""
         return self.buffer.begin + self.offset
 
     def overlaps(self, other: Operand) -> bool:
-        """Tell whether they share a byte."""
+        """Return whether both operands share a byte."""
         return self.place < other.place + other.size and other.place < self.place + self.size
 
 
 def place_buffers(buffers: Iterable[Buffer], begin: int, capacity: int, allocate: Callable[[int], int]) -> None:
-    """Give each buffer a place: in shared memory from `begin` to `capacity`, else in what `allocate` gives.
+    """Give each buffer a place: in shared memory from `begin` to `capacity`, else in memory from `allocate`.
 
-    A buffer takes fresh memory while there is any, because memory that is used twice in a step costs a barrier.
+    Buffers get unused memory as long as there is any, because memory that is used twice in a step costs a barrier.
     """
     inside: list[Buffer] = []
     for buffer in buffers:
@@ -70,7 +70,7 @@ def place_buffers(buffers: Iterable[Buffer], begin: int, capacity: int, allocate
 
 
 def first_fit(others: list[Buffer], size: int, begin: int) -> int:
-    """Return the first place from `begin` on where `size` bytes meet none of the others."""
+    """Return the first place from `begin` on where `size` bytes overlap none of the others."""
     for other in sorted(others, key=lambda other: other.begin):
         if begin + size <= other.begin:
             break
@@ -79,10 +79,10 @@ def first_fit(others: list[Buffer], size: int, begin: int) -> int:
 
 
 def end(buffer: Buffer) -> int:
-    """Return where the next one may begin."""
+    """Return where the next buffer may begin."""
     return buffer.begin + round_up(buffer.size)
 
 
 def round_up(size: int) -> int:
-    """Return the next multiple of ALIGNMENT from `size` on."""
+    """Return `size` rounded up to a multiple of ALIGNMENT."""
     return -(-size // ALIGNMENT) * ALIGNMENT

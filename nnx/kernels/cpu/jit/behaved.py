@@ -1,11 +1,11 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""Alignment, byte order and aliasing, asked of arrays by compiled code before it touches them.
+"""Checks of alignment, byte order and aliasing, which compiled code makes before it touches arrays.
 
-Numba tells types apart without alignment or byte order wherever it has seen an unaligned array before, in whatever
-function: the next one in the other byte order would be read as if it were this machine's. So kernels ask NumPy's own
-array, to which Numba's keeps a pointer. Where flags and byte order stand is part of NumPy's binary interface, which all
-compiled extensions rely on. It takes a nanosecond, where asking from Python takes a hundred for each array.
+Once Numba has seen an unaligned array, in any function, its types do not distinguish alignment and byte order any more:
+an array in the other byte order would be read as if it were in this machine's. So kernels look into NumPy's own array
+object, to which Numba's array has a pointer. The places of flags and byte order are part of NumPy's binary interface,
+on which all compiled extensions rely. This takes a nanosecond; from Python it would take a hundred for each array.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BYTE, INT32, YES = ir.IntType(8), ir.IntType(32), ir.Constant(ir.IntType(1), 1)
 
 @intrinsic
 def behaved(typing, *arrays):
-    """Whether arrays are all aligned and in this machine's byte order: those made in compiled code always are."""
+    """Whether all arrays are aligned and in this machine's byte order, as those made in compiled code always are."""
 
     def at(builder, pointer, offset, kind):
         place = builder.gep(pointer, [ir.Constant(ir.IntType(64), offset)])
@@ -50,7 +50,7 @@ def behaved(typing, *arrays):
 
 
 def _separate(out, others, of_same_start):
-    """Whether contiguous arrays share no memory with `out`; `of_same_start` is the answer for one that begins there."""
+    """Whether contiguous arrays share no memory with `out`; for one that begins where `out` does: `of_same_start`."""
 
     def codegen(context, builder, signature, args):
         word, spans = ir.IntType(8 * POINTER), []
@@ -72,11 +72,11 @@ def _separate(out, others, of_same_start):
 
 @intrinsic
 def apart(typing, out, *others):
-    """Whether writing `out` changes nothing in the others."""
+    """Whether the others share no memory with `out`."""
     return _separate(out, others, False)
 
 
 @intrinsic
 def apart_or_same(typing, out, *others):
-    """Whether each of the others shares nothing with `out`, or begins where it does: number by number in place."""
+    """Whether each of the others shares no memory with `out`, or begins where `out` does, for work in place."""
     return _separate(out, others, True)

@@ -1,9 +1,10 @@
 # mypy: ignore-errors
 # (What @intrinsic takes has no types for Python.)
-"""Functions that compiled code calls by their address: compiled when something first needs them, and kept on the disk.
+"""Functions that compiled code calls by their address: compiled when first needed, and kept on disk.
 
-What is linked into a kernel is compiled with it, and for it alone. What few networks need, or several kernels do, is
-compiled once so, and only for who needs it; a call takes some nanoseconds.
+A function that is linked into a kernel is compiled together with it, once for each kernel. Functions that few networks
+need, or that several kernels share, are instead compiled by themselves, once and only if needed; a call takes some
+nanoseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nnx.kernels.cpu.jit.cache import typed
 
 @cache
 def address_of(function: Any, *operands: Any) -> int:
-    """Return where a function for these types of operands begins: one that returns nothing, made with CALLED."""
+    """Return the address of a function compiled for these types of operands; it returns nothing, and is `CALLED`."""
     code = typed(function, *operands).overloads[operands]
     address = int(code.library.get_pointer_to_function(code.fndesc.llvm_func_name))
     assert address > 0
@@ -29,7 +30,7 @@ def address_of(function: Any, *operands: Any) -> int:
 
 @intrinsic
 def call(typing, address, *operands):
-    """Call what begins at an address, with operands of the very types that `address_of` was given."""
+    """Call the function at an address, with operands of exactly the types that `address_of` was given."""
     kinds = tuple(types.unliteral(operand) for operand in operands)
 
     def codegen(context, builder, signature, args):

@@ -1,10 +1,10 @@
 # mypy: ignore-errors
 # (What @intrinsic takes has no types for Python.)
-"""Clock of a compiled step: which of its phases takes how many cycles, for `nnx bench --profile`.
+"""The clock of a compiled step: how many cycles each of its phases takes, for `nnx bench --profile`.
 
-A clock is int64 [ROOM] for each thread. `mark(clock, phase)` charges what has passed since the last mark to a phase.
-Where the clock is None, as in every step that is not being looked at, it is no code at all: the type of one argument
-makes another variant of the same function, which only a profile compiles.
+A clock is an array int64 [ROOM] for each thread. `mark(clock, phase)` adds the time since the last mark to a phase. If
+the clock is None, as in every step that is not profiled, `mark` compiles to nothing: the type of this argument makes
+another variant of the function, which only a profile compiles.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from numba.extending import intrinsic
 from nnx.kernels.cpu.jit.span import Span, data_of, make_span
 
 INT64 = ir.IntType(64)
-# What a product marks, which begins with whose it is: see `of_product`.
+# The phases of a product, relative to the first one of its kind: see `of_product`.
 PACKING, PRODUCT, EPILOGUE = range(3)
 FORWARD, BACKWARD, GRADIENTS = 0, 3, 6
 PANELS, UPDATE, REPACKING, LOSS, SAMPLES, STEP, DISPATCH, WAITING, PHASES = range(9, 18)
-LAST, WHOSE, ROOM = PHASES, PHASES + 1, 32  # when the last mark was; whose the product at hand is; four cache lines
+LAST, WHOSE, ROOM = PHASES, PHASES + 1, 32  # the time of the last mark; the present product's kind; four cache lines
 NAMES = {
     FORWARD + PACKING: "outputs: packing inputs",
     FORWARD + PRODUCT: "outputs: products",
@@ -46,7 +46,7 @@ NAMES = {
 
 
 def counts() -> bool:
-    """Whether this kind of processor lets any program read a counter of cycles."""
+    """Return whether this kind of processor lets any program read a counter of cycles."""
     return platform.machine().lower() in ("x86_64", "amd64", "i386", "i686", "x86")
 
 
@@ -65,7 +65,7 @@ def _now(builder):
 
 @intrinsic
 def started(typing, clocks, thread):
-    """The clock of a thread, running; None of None."""
+    """The running clock of a thread; None if the clocks are None."""
     kind = types.none if _off(clocks) else Span(types.int64)
 
     def codegen(context, builder, signature, args):
@@ -80,7 +80,7 @@ def started(typing, clocks, thread):
 
 @intrinsic
 def of_product(typing, clock, whose):
-    """Have what a product marks counted as FORWARD, BACKWARD or GRADIENTS."""
+    """Count the next product's phases as those of FORWARD, BACKWARD or GRADIENTS."""
 
     def codegen(context, builder, signature, args):
         if not _off(clock):
@@ -92,7 +92,7 @@ def of_product(typing, clock, whose):
 
 @intrinsic
 def mark_product(typing, clock, phase):
-    """Charge the time since the last mark to PACKING, PRODUCT or EPILOGUE of the product at hand."""
+    """Add the time since the last mark to PACKING, PRODUCT or EPILOGUE of the present product."""
 
     def codegen(context, builder, signature, args):
         if not _off(clock):
@@ -105,7 +105,7 @@ def mark_product(typing, clock, phase):
 
 @intrinsic
 def mark(typing, clock, phase):
-    """Charge the time since the last mark to a phase."""
+    """Add the time since the last mark to a phase."""
 
     def codegen(context, builder, signature, args):
         if not _off(clock):

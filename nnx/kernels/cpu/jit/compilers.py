@@ -1,15 +1,16 @@
 # mypy: ignore-errors
-"""Numba compilers that do less work: a helper, which is inlined into kernels, is compiled to LLVM's IR and no further.
+"""Numba compilers that do less work: a helper that is inlined into kernels is compiled only to LLVM's IR.
 
-Numba optimises every function by itself and translates it to machine code, also one that becomes part of all its
-callers, where it is optimised and translated again: the first time was for nothing. `LinkedCompiler` leaves it out.
-Cold, in float32 on one core of a Zen 3, when all operations were part of them, `run_lanes` and `run_rows` took 20.1 s
-without it, 13.6 s with it. (Translation
-also rewrites a helper's code in place, which can make accesses by address disappear from its callers; not here.)
+Numba optimises every function and translates it to machine code, even a function that is inlined into all its callers,
+where it is optimised and translated again. `LinkedCompiler` leaves out the first, useless time. Compiling `run_lanes`
+and `run_rows`, when all operations were part of them, in float32 on one core of a Zen 3, took 20.1 s without it and
+13.6 s with it. (Translation also rewrites a helper's code in place, which can make accesses by address disappear from
+its callers; this cannot happen here.)
 
-`LeanCompiler`, for what Python calls, only skips steps that find nothing to do in kernels. Both have `WideCode`.
+`LeanCompiler`, for functions that Python calls, only skips steps that find nothing to do in kernels. Both use
+`WideCode`.
 
-Both stand on undocumented parts of Numba, so simd.py imports them for the versions that they were tried with. With
+Both use undocumented parts of Numba, so simd.py imports them only for the versions that they were tried with. With
 others everything is compiled in full.
 """
 
@@ -22,19 +23,20 @@ from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import InlineOverloads, NativeLowering, NopythonRewrites
 from numba.core.untyped_passes import InlineClosureLikes
 
-# Closures and comprehensions, expressions of whole arrays, and overloads to be inlined: kernels have none.
+# Passes for closures and comprehensions, array expressions, and inlined overloads, none of which kernels have.
 NEEDLESS = InlineClosureLikes, NopythonRewrites, InlineOverloads
 
 
 class WideCode(JITCodeLibrary):
-    """LLVM's code, in whose loops the widest vectors are used that the processor has.
+    """LLVM code whose loops use the widest vectors that the processor has.
 
-    LLVM takes half of AVX-512 on most of Intel's processors, lest its clock slow down, which the products of the same
-    step do anyway. Of 65536 numbers on an Emerald Rapids, in us: sigmoid 31 -> 25, softmax 38 -> 29, dropout 60 -> 34.
+    On most of Intel's processors LLVM uses only half of AVX-512, to keep the clock from slowing down, which the
+    products of the same step do anyway. For 65536 numbers on an Emerald Rapids, in us: sigmoid 31 -> 25, softmax 38 ->
+    29, dropout 60 -> 34.
     """
 
     def add_ir_module(self, ir_module):
-        """Add code, and say so to LLVM, function by function; llvmlite knows no attributes that have a value."""
+        """Add code, with an attribute for each function, as text, since llvmlite has no attributes with values."""
         for function in ir_module.functions:
             if not function.is_declaration:
                 set.add(function.attributes, '"prefer-vector-width"="512"')
@@ -42,19 +44,19 @@ class WideCode(JITCodeLibrary):
 
 
 class LinkedCode(WideCode):
-    """The code of one helper. It is complete when what it calls has been linked in."""
+    """The code of a helper, complete once the functions that it calls have been linked in."""
 
     def _optimize_final_module(self):
-        """Leave it to the callers."""
+        """Do nothing: the callers' code is optimised."""
 
     def _finalize_final_module(self):
-        """No machine code."""
+        """Make no machine code."""
         self._finalized = True
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class WideLowering(NativeLowering):
-    """Numba's last step, which writes LLVM's code."""
+    """Numba's last pass, which writes LLVM code, with `WideCode`."""
 
     _name = "wide_lowering"
 
@@ -67,7 +69,7 @@ class WideLowering(NativeLowering):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class LinkedLowering(NativeLowering):
-    """The same, less what makes a function of it that Python can call."""
+    """The last pass for helpers, without the wrapper by which Python calls a function."""
 
     _name = "linked_lowering"
 
@@ -77,7 +79,7 @@ class LinkedLowering(NativeLowering):
         state.flags.no_compile = True
         super().run_pass(state)
         what, name = state.cr.fndesc, state.cr.fndesc.qualname.rpartition(".")[2]
-        # Numba tells compiled functions apart by what Python calls; there is no address behind this one.
+        # Numba identifies compiled functions by what Python calls; this object has no code behind it.
         function = _dynfunc.make_function(what.lookup_module(), name, "", 0, state.cr.env, (library,))
         state.targetctx.insert_user_function(function, what, [library])
         state.cr = state.cr._replace(cfunc=function)
@@ -85,12 +87,12 @@ class LinkedLowering(NativeLowering):
 
 
 class LeanCompiler(CompilerBase):
-    """Numba's own steps but for those that would find nothing to do, and another last one."""
+    """Numba's passes without those that would find nothing to do, and with another last one."""
 
     lowering = WideLowering
 
     def define_pipelines(self):
-        """Return the one list of steps."""
+        """Return the single list of passes."""
         steps = DefaultPassBuilder.define_nopython_pipeline(self.state)
         needed = [(step, why) for step, why in steps.passes if step not in NEEDLESS]
         steps.passes = [(self.lowering if step is NativeLowering else step, why) for step, why in needed]
@@ -99,6 +101,6 @@ class LeanCompiler(CompilerBase):
 
 
 class LinkedCompiler(LeanCompiler):
-    """The same with a last step for helpers."""
+    """The same with the last pass for helpers."""
 
     lowering = LinkedLowering

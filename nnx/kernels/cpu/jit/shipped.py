@@ -1,7 +1,7 @@
-"""Shipped kernels: compiled on one machine, for an image that others run; read as any cache is (cache.py).
+"""Shipped kernels: compiled on one machine for an image that other machines run; read like any cache (cache.py).
 
-What is shipped says for which processor and versions it was compiled. Where those are others nothing of it is found, so
-all is compiled anew; `misfit` says why.
+They come with a file that says for which processor and versions they were compiled. If these differ here, none of the
+kernels is found, and all are compiled anew; `misfit` says why.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import llvmlite
 import numba
 import numpy as np
 
-ABOUT = "shipped.json"  # beside the folder of entries
-LARGEST = 1 << 16  # bytes of it
+ABOUT = "shipped.json"  # that file, beside the folder of entries
+LARGEST = 1 << 16  # the most bytes of that file
 
 
 def facts(machine: Sequence[object], stamp: str) -> dict[str, str]:
-    """Return what entries depend on: the machine as LLVM sees it (system, processor, features), versions, sources."""
+    """Return the facts that entries depend on: the machine as LLVM sees it (system, processor, features), versions."""
     system, processor, features = map(str, machine)
     return {
         "system": system, "processor": processor, "Python": platform.python_version(), "Numba": numba.__version__,
@@ -30,10 +30,10 @@ def facts(machine: Sequence[object], stamp: str) -> dict[str, str]:
 
 
 def misfit(content: bytes, here: dict[str, str]) -> str:
-    """Say in what shipped kernels differ from those that are needed here; "" if in nothing.
+    """Return in words how shipped kernels differ from those needed here; "" if they do not.
 
     Args:
-        content: of ABOUT. here: `facts`.
+        content: that of the file ABOUT. here: the `facts` of this machine.
     """
     try:
         given = json.loads(content[:LARGEST])

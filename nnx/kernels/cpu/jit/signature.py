@@ -1,9 +1,9 @@
-"""Signatures of kernels: `takes` names the operands, and whatever else comes is refused, not compiled for.
+"""Signatures of kernels: `takes` declares the operands; others are refused instead of compiling for them.
 
 Without it Numba would compile a kernel again for every layout, for read-only arrays and for mixtures of types, at a
-second each. Looking at arrays in Python costs 2 us a call, ten times the call itself; here Numba's own dispatch looks,
-and asks only about what it has not seen. Shapes are compared inside the kernel, which returns False, having done
-nothing, where they do not fit. The backend then leaves the call to NumPy.
+second each. Checking arrays in Python would cost 2 us for each call, ten times the call itself. Here Numba's own
+dispatch does the check, and asks only about types that it has not seen yet. Shapes are compared inside the kernel,
+which returns False, having done nothing, if they do not fit. Then the backend uses NumPy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-KINDS = {  # letter: dimensions, type; None is the kernel's own float type
+KINDS = {  # letter: (dimensions, type); None is the kernel's own float type
     "v": (1, None), "m": (2, None), "t": (3, None), "d": (1, "float64"), "D": (2, "float64"), "i": (1, "int64"),
 }  # fmt: skip
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
@@ -24,7 +24,11 @@ class Unfit(TypeError):
 
 
 def takes(pattern: str) -> Callable[[Any], Any]:
-    """Limit a kernel to operands of these kinds, all contiguous, aligned and writable; then come plain numbers."""
+    """Return a decorator that limits a kernel to arrays of these kinds, contiguous, aligned and writable, and numbers.
+
+    Args:
+        pattern: a letter of KINDS for each array; the operands after them are plain numbers.
+    """
 
     def attach(dispatcher: Any) -> Any:
         if not hasattr(dispatcher, "_compile_for_args"):  # NUMBA_DISABLE_JIT=1
@@ -34,7 +38,7 @@ def takes(pattern: str) -> Callable[[Any], Any]:
         def type_or_unfit(operand: Any) -> Any:
             try:
                 return type_of(operand)
-            except Exception as error:  # Numba 0.61 does not come to `check` with numbers in another byte order
+            except Exception as error:  # Numba 0.61 fails before `check` for numbers in another byte order
                 raise Unfit(type(operand).__name__) from error
 
         def check(*operands: Any) -> Any:
@@ -51,7 +55,7 @@ def takes(pattern: str) -> Callable[[Any], Any]:
                     raise Unfit(letter)
             return compile_for(*operands)
 
-        # What Numba's dispatch calls when it does not know the type of an operand, and when it has no exact match.
+        # Numba's dispatch calls these when it does not know an operand's type, and when it has no exact match.
         dispatcher.typeof_pyval, dispatcher._compile_for_args = type_or_unfit, check
         return dispatcher
 

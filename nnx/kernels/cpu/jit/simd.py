@@ -1,10 +1,10 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""SIMD vectors of 16 numbers, parts of arrays, and compiler options: the vocabulary of the CPU kernels.
+"""SIMD vectors of 16 numbers, parts of arrays, and compiler options: the basic functions of the CPU kernels.
 
-Everything is generic over float32 and float64: Numba compiles the same source for either. Arrays are given as such and
-positions as indices into them, never as addresses: an access through an integer has no object it belongs to, and LLVM
-may delete it once the code has been linked into a caller.
+Everything works for float32 and float64: Numba compiles the same source for either. Functions take arrays, with
+positions as indices into them, never as addresses: LLVM does not know to which object an access through an integer
+belongs, and may delete it once the code has been linked into a caller.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from numba.extending import intrinsic, models, register_model
 
 from nnx.kernels.cpu.jit.span import Span, data_of, make_matrix, make_span, size_of
 
-WIDTH = 16  # numbers in a vector; LLVM splits it into what the machine has (AVX-512 1, AVX2 2, NEON 4 registers)
-ALIGNED = 64  # bytes: vectors that lie across two cache lines take twice as long
+WIDTH = 16  # numbers in a vector; LLVM uses as many registers as it needs (AVX-512 1, AVX2 2, NEON 4)
+ALIGNED = 64  # alignment in bytes: vectors across two cache lines take twice as long
 
-TRIED = (0, 61), (0, 68)  # the first and the last version of Numba that compilers.py was tried with
+TRIED = (0, 61), (0, 68)  # the first and the last version of Numba with which compilers.py was tried
 LEAN: dict[str, Any] = {}
 ONLY_LINKED: dict[str, Any] = {}
 if TRIED[0] <= numba.version_info.short <= TRIED[1]:
@@ -37,20 +37,20 @@ OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
     "boundscheck": False,
-    "no_cfunc_wrapper": True,  # which would make it callable from C
+    "no_cfunc_wrapper": True,  # it need not be callable from C
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
-# The same for one that only other kernels call: not cached by itself, nor callable from Python.
+# For a function that only other kernels call: not cached by itself, nor callable from Python.
 PART: dict[str, Any] = {**OPTIONS, **ONLY_LINKED, "cache": False, "no_cpython_wrapper": True}
-# And for one of which callers' constants make no other code that is worth its compiling.
+# The same for a function that need not be compiled again for each constant that callers give.
 ONCE: dict[str, Any] = {**PART, "literals": False}
-# And for one that they call by its address: see called.py.
+# For a function that kernels call by its address: see called.py.
 CALLED: dict[str, Any] = {**OPTIONS, "no_cpython_wrapper": True}
-# And where it must become part of each of its callers: with a call in it, no loop is vectorised.
+# For a function that must be inlined into its callers, since a loop with a call in it is not vectorised.
 INLINED: dict[str, Any] = {**PART, "forceinline": True}
-# And where the order of operations is the point, as in exp: no sum may be reordered.
+# The same for a function like exp in which the order of operations matters: no sum may be reordered.
 EXACT: dict[str, Any] = {**INLINED, "fastmath": {"contract"}}
-# The same for one that need not become part of its callers.
+# The same for a function that need not be inlined.
 IN_ORDER: dict[str, Any] = {**PART, "fastmath": {"contract"}}
 
 
@@ -59,9 +59,9 @@ IN_ORDER: dict[str, Any] = {**PART, "fastmath": {"contract"}}
 
 @intrinsic
 def view(typing, array, start, length):
-    """`array[start : start + length]` of a span, or of a contiguous array, whatever its shape.
+    """`array[start : start + length]` of a span, or of a contiguous array of any shape.
 
-    Nothing is clipped or counted, where an ordinary slice costs two atomic additions.
+    Bounds are not checked and references not counted, for which an ordinary slice needs two atomic additions.
     """
 
     def codegen(context, builder, signature, args):
@@ -73,7 +73,7 @@ def view(typing, array, start, length):
 
 @intrinsic
 def matrix(typing, array, start, rows, columns):
-    """The numbers from `start` on of a span or a flat array as a matrix [rows, columns] without an owner."""
+    """The numbers from `start` on of a span or a flat array as a matrix [rows, columns] that owns no memory."""
 
     def codegen(context, builder, signature, args):
         kind, (source, start, rows, columns) = signature.return_type, args
@@ -107,9 +107,21 @@ def row(typing, array, index):
     return Span(array.dtype)(array, types.intp), codegen
 
 
+@intrinsic
+def numbers_at(typing, address, dtype):
+    """The numbers of a type from an address on, as a span of unknown length."""
+
+    def codegen(context, builder, signature, args):
+        kind = signature.return_type
+        data = builder.inttoptr(args[0], context.get_data_type(kind.dtype).as_pointer())
+        return make_span(context, builder, kind, data, args[0].type(0))
+
+    return Span(dtype.dtype)(address, dtype), codegen
+
+
 @intrinsic(prefer_literal=True)
 def on_stack(typing, dtype, count):
-    """A buffer on the stack for `count` numbers, a constant, of a type, until the calling function ends."""
+    """A buffer on the stack, until the calling function ends, for `count` numbers of a type; `count` is a constant."""
     numbers = count.literal_value
 
     def codegen(context, builder, signature, args):
@@ -121,13 +133,33 @@ def on_stack(typing, dtype, count):
     return Span(dtype.dtype)(dtype, count), codegen
 
 
-# ---- whole numbers ---------------------------------------------------------------------------------------------------
-# Numba's min, max and int are functions that it compiles anew for each set of options, 16 ms each time.
+@intrinsic
+def claim(typing, numbers):
+    """Prefetch the cache lines of a span for writing, all at once.
+
+    A store has to wait for a line that is not in the cache; that slows down a loop which does little else.
+    """
+
+    def codegen(context, builder, signature, args):
+        byte, word, flag = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(32)
+        kind, wanted = signature.args[0], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], wanted)
+        data = builder.bitcast(data_of(context, builder, kind, args[0]), byte)
+        size = builder.mul(size_of(context, builder, kind, args[0]), word(kind.dtype.bitwidth // 8))
+        with cgutils.for_range_slice(builder, word(0), size, word(ALIGNED)) as (at, _):
+            builder.call(fetch, [builder.gep(data, [at]), flag(1), flag(3), flag(1)])  # of data, to write, and to keep
+        return context.get_dummy_value()
+
+    return types.void(numbers), codegen
+
+
+# ---- integers --------------------------------------------------------------------------------------------------------
+# Numba's min, max and int would be compiled again for each set of options, for 16 ms each time.
 
 
 @intrinsic
 def smaller(typing, a, b):
-    """The smaller of two whole numbers."""
+    """The smaller of two integers."""
 
     def codegen(context, builder, signature, args):
         return builder.select(builder.icmp_signed("<", *args), *args)
@@ -137,7 +169,7 @@ def smaller(typing, a, b):
 
 @intrinsic
 def larger(typing, a, b):
-    """The larger of two whole numbers."""
+    """The larger of two integers."""
 
     def codegen(context, builder, signature, args):
         return builder.select(builder.icmp_signed(">", *args), *args)
@@ -272,9 +304,9 @@ def vfirst(typing, a, count, other):
 
 @intrinsic(prefer_literal=True)
 def vrow_sums(typing, a, columns):
-    """In each lane the sum of its row, where rows of `columns` numbers, a constant, follow one another in a."""
+    """In each lane the sum of its row, if a holds consecutive rows of `columns` numbers, a constant."""
     c = columns.literal_value
-    lanes = WIDTH // c * c  # those of whole rows; nothing is said about the others
+    lanes = WIDTH // c * c  # lanes of whole rows; the others are undefined
 
     def codegen(context, builder, signature, args):
         total, undefined = args[0], ir.Constant(args[0].type, ir.Undefined)
@@ -289,7 +321,7 @@ def vrow_sums(typing, a, columns):
 
 @intrinsic
 def vmax(typing, a, b):
-    """The larger of each two numbers, b where one is NaN. Of a loop that says so LLVM makes no vectors."""
+    """The larger of each two numbers, b where one is NaN; as a loop, LLVM would not vectorise this."""
 
     def codegen(context, builder, signature, args):
         return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[0], args[1])
@@ -323,7 +355,7 @@ def vsum(typing, a):
 
 @intrinsic
 def vfolded(typing, a):
-    """The sum of the lanes, the second half added to the first until one is left: on every processor in this order."""
+    """The sum of the lanes, in the same order on every processor: the second half is added to the first, and so on."""
 
     def codegen(context, builder, signature, args):
         total, half = args[0], WIDTH // 2

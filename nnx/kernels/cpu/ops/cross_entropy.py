@@ -17,7 +17,7 @@ from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, on_stack, sma
 from nnx.kernels.cpu.ops.loss_formulas import class_of, cost_of, logistic, scalar, within
 from nnx.kernels.cpu.ops.math import exponentials, logarithms
 from nnx.kernels.cpu.ops.softmax import LONG, ROWS, is_first, rows_of_block, scale, shift_rows
-from nnx.kernels.cpu.threads.team import make_together, share_at
+from nnx.kernels.cpu.threads.team import divided, make_together, share_at
 
 logit, logit_gradient = scalar("logit"), scalar("logit_backward")
 
@@ -31,6 +31,24 @@ def fit(logits, losses, probabilities, gradient):
         return False
     kept = probabilities.size == 0 or probabilities.shape == logits.shape
     return logits.size > 0 and gradient.shape == logits.shape and losses.shape[0] == logits.shape[0] and kept
+
+
+@njit(**INLINED)
+def fit_numbers(logits, target, losses, probabilities, gradient):
+    """`fit`, where the target has as many numbers as the logits; both are read after the gradient is written to."""
+    if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape or not behaved(target):
+        return False
+    return apart(gradient, target, logits) and apart(losses, target)
+
+
+@njit(**INLINED)
+def operands_of(logits, target, losses, probabilities, gradient, tall, low, high, scale):
+    """What the shares of a kernel's work are given."""
+    number = gradient.dtype.type
+    return (
+        flat(logits), flat(target), flat(losses), flat(probabilities), flat(gradient), tall, logits.shape[1],
+        number(scale), number(low), number(high),
+    )  # fmt: skip
 
 
 @njit(**INLINED)
@@ -143,7 +161,7 @@ def binary_blocks(logits, target, losses, gradient, c, factor, low, high):
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
-# The board is that of the threads which may help, each with `tall` rows at a time: see team.py.
+# `board` is where that of the threads lies which may help, in so many `parts` at most: see team.py.
 
 
 @njit(**INLINED)
@@ -168,26 +186,22 @@ def labels_share(operands, number):
 labels_together = make_together(labels_share)
 
 
-@takes("mivmmi")
+@takes("mivmm")
 @njit(**OPTIONS)
-def indices(logits, labels, losses, probabilities, gradient, board, tall, low, high, scale):
+def indices(logits, labels, losses, probabilities, gradient, board, parts, low, high, scale):
     """For class indices `labels` [N].
 
     Args:
         probabilities: [N, C], or empty. losses: [N]. gradient: [N, C], becomes (p - one-hot) * scale.
         low, high: bounds of a loss. A label that is no class makes its loss NaN.
     """
-    n, c = logits.shape
-    if not fit(logits, losses, probabilities, gradient) or labels.shape != (n,):
+    if not fit(logits, losses, probabilities, gradient) or labels.shape != losses.shape:
         return False
     if not behaved(labels) or not apart(gradient, labels):
         return False
-    number = gradient.dtype.type
-    operands = (
-        flat(logits), flat(labels), flat(losses), flat(probabilities), flat(gradient), tall, c,
-        number(scale), number(low), number(high),
-    )  # fmt: skip
-    labels_together(board, operands, (n + tall - 1) // tall)
+    tall, parts = divided(losses.size, parts, 1)
+    operands = operands_of(logits, labels, losses, probabilities, gradient, tall, low, high, scale)
+    labels_together(board, operands, parts)
     return True
 
 
@@ -205,21 +219,15 @@ def distributions_share(operands, number):
 distributions_together = make_together(distributions_share)
 
 
-@takes("mmvmmi")
+@takes("mmvmm")
 @njit(**OPTIONS)
-def distributions(logits, target, losses, probabilities, gradient, board, tall, low, high, scale):
+def distributions(logits, target, losses, probabilities, gradient, board, parts, low, high, scale):
     """For distributions `target` [N, C]; the rest as in `indices`."""
-    n, c = logits.shape
-    if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape:
+    if not fit_numbers(logits, target, losses, probabilities, gradient):
         return False
-    if not behaved(target) or not apart(gradient, target, logits) or not apart(losses, target):
-        return False
-    number = gradient.dtype.type
-    operands = (
-        flat(logits), flat(target), flat(losses), flat(probabilities), flat(gradient), tall, c,
-        number(scale), number(low), number(high),
-    )  # fmt: skip
-    distributions_together(board, operands, (n + tall - 1) // tall)
+    tall, parts = divided(losses.size, parts, 1)
+    operands = operands_of(logits, target, losses, probabilities, gradient, tall, low, high, scale)
+    distributions_together(board, operands, parts)
     return True
 
 
@@ -241,19 +249,13 @@ def binary_share(operands, number):
 binary_together = make_together(binary_share)
 
 
-@takes("mmvmmi")
+@takes("mmvmm")
 @njit(**OPTIONS)
-def binary(logits, target, losses, probabilities, gradient, board, tall, low, high, scale):
+def binary(logits, target, losses, probabilities, gradient, board, parts, low, high, scale):
     """Sigmoid and binary cross-entropy for `target` [N, O]; the loss of a sample is the mean over its outputs."""
-    n, c = logits.shape
-    if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape:
+    if not fit_numbers(logits, target, losses, probabilities, gradient):
         return False
-    if not behaved(target) or not apart(gradient, target, logits) or not apart(losses, target):
-        return False
-    number = gradient.dtype.type
-    operands = (
-        flat(logits), flat(target), flat(losses), flat(probabilities), flat(gradient), tall, c,
-        number(scale), number(low), number(high),
-    )  # fmt: skip
-    binary_together(board, operands, (n + tall - 1) // tall)
+    tall, parts = divided(losses.size, parts, 1)
+    operands = operands_of(logits, target, losses, probabilities, gradient, tall, low, high, scale)
+    binary_together(board, operands, parts)
     return True

@@ -1,14 +1,14 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""Dropout by Philox4x32-10, integer for integer the words of nnx/kernels/philox.py.
+"""Dropout by Philox4x32-10, with the same random integers ("words") as nnx/kernels/philox.py.
 
-Floor: 25 integer operations an element (ten rounds of two 32x32-bit products for four elements), which is more than the
-8 bytes it moves. The counters of a block are written out first and the words computed over that block, in 64-bit lanes
-holding 32 bits, which is what the vector multiplier takes: computed row by row the loop did not vectorise (1.9 ns).
-What is done to the numbers is a traced loop, one of vectors also where a result is written in place.
+Lower bound of the time: 25 integer operations for each element (ten rounds of two 32x32-bit products for four
+elements), which take longer than moving its 8 bytes. The counters of a block are written first, then the words are
+computed for the whole block, in 64-bit lanes that hold 32 bits, as the vector multiplier needs: row by row the loop was
+not vectorised (1.9 ns). Applying the mask is a traced loop, which is vectorised even if the result is written in place.
 
-Recorded steps call `dropout_rows`, and keep the mask for the gradient; with samples in the lanes the words come in the
-order in which they are needed, so that body (lanes_kernels.py) shares `philox` alone.
+Recorded steps call `dropout_rows`, and keep the mask for the gradient. With samples in the lanes the words come in
+another order, so the code for that (lanes_kernels.py) shares only `philox`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, PART, flat, on_stack, smaller, view
 from nnx.kernels.cpu.ops.traced import made_of
-from nnx.kernels.cpu.threads.team import make_together, share_at
+from nnx.kernels.cpu.threads.team import divided, make_together, share_at
 from nnx.kernels.philox import ADD_0, ADD_1, FIRST, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS, TURN
 
 U = np.uint64
 M0, M1, A0, A1, MASK, HALF, ABOVE = U(MULTIPLY_0), U(MULTIPLY_1), U(ADD_0), U(ADD_1), U(LOW), U(32), U(LAYERS)
-GROUPS = 256  # counters, of four words each, in a block
+GROUPS = 256  # counters in a block, each of which gives four words
 SHARES = 4 * GROUPS
 apply_shares = made_of({0: lambda m, x, share, *_: m.where(share > 0, x * share, 0.0)})  # 0 even of what is infinite
 
 
 @njit(**EXACT)
 def philox(row, group, step, layer, k0, k1):
-    """The four words of a counter, as philox.py makes it of these. In uint64, which `uint32 ^ uint32` is in Numba."""
+    """The four words of a counter, as in philox.py; in uint64, which is also Numba's type of `uint32 ^ uint32`."""
     c0, c1, c2, c3 = row, group, step & MASK, (((step >> HALF) << ABOVE) ^ layer) & MASK
     for _ in range(ROUNDS):
         p0, p1 = M0 * c0, M1 * c2
@@ -43,9 +43,9 @@ def philox(row, group, step, layer, k0, k1):
 
 @njit(**PART)
 def dropout_rows(x, y, kept, first_row, rows, columns, step, layer, key_0, key_1, threshold, scale):
-    """`dropout` of rows of so many columns; `rows` of them, of which the first is `first_row` of the batch.
+    """`dropout` of `rows` rows with so many columns; the first one is row `first_row` of the batch.
 
-    What each number is multiplied by goes to `kept` too, unless that is empty.
+    The factor of each number is also written to `kept`, unless that is empty.
     """
     groups = (columns + 3) // 4
     factor, zero = y.dtype.type(scale), y.dtype.type(0)
@@ -82,14 +82,14 @@ def dropout_rows(x, y, kept, first_row, rows, columns, step, layer, key_0, key_1
 
 @njit(**PART)
 def normals(a, b):
-    """Two normal numbers of two words, as philox.py makes them."""
+    """Two normal numbers from two words, as in philox.py."""
     radius, angle = np.sqrt(-2.0 * np.log((np.float64(a) + 0.5) * 2.0**-32)), np.float64(b) * TURN
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
 @njit(**PART)
 def noise_rows(x, y, first_row, rows, columns, step, layer, key_0, key_1, deviation):
-    """y = x plus normal numbers, for rows of so many columns; `first_row` is their first one's number in the batch."""
+    """y = x plus normal numbers, for rows with so many columns; the first one is row `first_row` of the batch."""
     c2, c3, k0, k1, number = U(step), U(layer), U(key_0), U(key_1), y.dtype.type
     noise = on_stack(np.float64, 4)
     for r in range(rows):
@@ -115,18 +115,19 @@ def dropout_share(operands, number):
 dropout_together = make_together(dropout_share)
 
 
-@takes("mmi")
+@takes("mm")
 @njit(**OPTIONS)
-def dropout(x, y, board, tall, step, layer, key_0, key_1, threshold, scale):
+def dropout(x, y, board, parts, step, layer, key_0, key_1, threshold, scale):
     """y = x * scale where the element's word is at least `threshold`, else 0.
 
     Args:
-        x, y: [rows, columns]: element (r, c) takes word c % 4 of the counter (r, c // 4, step, layer) as philox.py has
-            it. board: of the threads which may help, each with `tall` rows at a time: see team.py.
+        x, y: [rows, columns]: element (r, c) takes word c % 4 of the counter (r, c // 4, step, layer), as in philox.py.
+        board, parts: the address of the threads' board, and the most parts to divide the work into: see team.py.
     """
     rows, columns = x.shape
     if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
+    tall, parts = divided(rows, parts, 1)
     operands = flat(x), flat(y), columns, tall, step, layer, key_0, key_1, threshold, scale
-    dropout_together(board, operands, (rows + tall - 1) // tall)
+    dropout_together(board, operands, parts)
     return True

@@ -1,9 +1,9 @@
 # mypy: ignore-errors
 # (What Numba's decorators take has no types for Python.)
-"""Formulas of the user's own, compiled when first needed: a loop over arrays that recorded steps call by its address.
+"""User-defined formulas, compiled when first needed: a loop over arrays that recorded steps call by its address.
 
-Recorded steps know nnx's formulas by number (elementwise.py). What knows another one would have to be compiled again,
-0.6 s; a loop by itself takes 0.04 s, the first one 0.7 s.
+Recorded steps know nnx's formulas by number (elementwise.py). To add a number, the function that switches between them
+would have to be compiled again, in 0.6 s; a loop by itself takes 0.04 s, the first one 0.7 s.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nnx.kernels.uninterrupted import uninterrupted
 
 @intrinsic
 def span(typing, data, size):
-    """`size` numbers from a pointer on."""
+    """A span of `size` numbers from a pointer on."""
 
     def codegen(context, builder, signature, args):
         return make_span(context, builder, signature.return_type, *args)
@@ -36,11 +36,11 @@ class Compiled:
     """A formula as machine code, which lives as long as this does.
 
     Args:
-        formula: of the mathematics `m`, two numbers and two constants, as in elementwise.py.
+        formula: a function of `m`, two numbers and two constants, as in elementwise.py.
         dtype: of the numbers.
 
     Attributes:
-        address: where it is: what stands for its kind in a step's table.
+        address: of the machine code; in a step's table it is in the place of the number of its kind.
     """
 
     def __init__(self, formula: Callable[..., Any], dtype: Any) -> None:

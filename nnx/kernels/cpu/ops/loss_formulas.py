@@ -2,7 +2,7 @@
 # (What @njit takes has no types for Python.)
 """The formulas of losses and accuracies (nnx/kernels/losses.py) as functions of numbers, for use inside kernels.
 
-Recorded steps take the same ones, by their names: elementwise.py. And the rules of losses of classes, for both.
+Recorded steps use the same formulas, by their names: elementwise.py. The rules for labels here are used by both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nnx.kernels.losses import PARTS, clamp
 
 
 def scalar(name):
-    """One of the parts, of an output, what it should be, and up to two constants, all of one type."""
+    """A formula as a function of an output, its target, and up to two constants, all of one type."""
     formula = PARTS[name]
     return traced.scalar(lambda m, x, t, a=0.0, b=0.0: formula(m, x, t, a, b))
 
@@ -27,9 +27,9 @@ within, logistic = traced.scalar(clamp), traced.scalar(sigmoid)
 
 @njit(**INLINED)
 def class_of(label, n):
-    """A label as an index, and whether it names one of n classes: if not, the index is 0.
+    """A label as an index, and whether it is one of n classes; if not, the index is 0.
 
-    The loss is NaN then, and the gradient that of a sample of which nothing is wanted.
+    In that case the loss is NaN, and the gradient is that for a target of all zeros.
     """
     known = label >= 0 and label < n
     return np.int64(label) if known else 0, known
@@ -37,8 +37,8 @@ def class_of(label, n):
 
 @njit(**EXACT)
 def cost_of(logarithm, z, top):
-    """-log(p) of a softmax's output, given the logarithm of its sum.
+    """-log(p) of a softmax's output, given the logarithm of the sum of exponentials.
 
-    With sums reordered it would be (logarithm + top) - z, which loses all digits where logits are 1e4.
+    If sums were reordered, it would become (logarithm + top) - z, which loses all digits for logits of 1e4.
     """
     return logarithm - (z - top)

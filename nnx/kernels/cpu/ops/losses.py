@@ -2,7 +2,7 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Losses on outputs that are probabilities or numbers, one value for each sample, and the gradients of their mean.
 
-Floor: 8 bytes an element read, 4 more written by a gradient; a logarithm or a division for each.
+Lower bound of the time: reading 8 bytes for each element, writing 4 more for a gradient, and a logarithm or a division.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, row, view
 from nnx.kernels.cpu.ops.loss_formulas import class_of, scalar
 from nnx.kernels.cpu.ops.traced import made_of, total_of
-from nnx.kernels.cpu.threads.team import make_together, share_at
+from nnx.kernels.cpu.threads.team import LINE, divided, make_together, share_at
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.losses import LOSSES, PARTS
 
@@ -93,7 +93,7 @@ def cross_entropy_distributions_backward(p, target, gradient, scale):
 
 @njit(**PART)
 def costs_share(operands, number):
-    """`of_outputs` of some rows."""
+    """`of_outputs` for one share of the rows."""
     outputs, target, losses, kind, b, tall, c = operands
     first, rows = share_at(number, tall, losses.size)
     for i in range(first, first + rows):
@@ -104,25 +104,26 @@ def costs_share(operands, number):
 costs_together = make_together(costs_share)
 
 
-@takes("mmvi")
+@takes("mmv")
 @njit(**OPTIONS)
-def of_outputs(outputs, target, losses, board, tall, kind, b):
-    """losses = the mean over each row of a cost of the table, whose constant is b.
+def of_outputs(outputs, target, losses, board, parts, kind, b):
+    """losses = the mean over each row of a loss of the table, whose constant is b.
 
-    The board is that of the threads which may help, each with `tall` rows at a time: see team.py.
+    `board` is the address of the threads' board, `parts` the most parts to divide the work into: see team.py.
     """
     if target.shape != outputs.shape or losses.shape[0] != outputs.shape[0] or not outputs.size:
         return False
     if not behaved(outputs, target, losses) or not apart(losses, outputs, target):
         return False
+    tall, parts = divided(losses.size, parts, 1)
     operands = flat(outputs), flat(target), flat(losses), kind, b, tall, outputs.shape[1]
-    costs_together(board, operands, (losses.size + tall - 1) // tall)
+    costs_together(board, operands, parts)
     return True
 
 
 @njit(**PART)
 def slope_share(operands, number):
-    """`of_outputs_backward` of some numbers."""
+    """`of_outputs_backward` for one share of the numbers."""
     outputs, target, gradient, kind, scale, b, step = operands
     first, size = share_at(number, step, outputs.size)
     apply_slope(kind, view(outputs, first, size), view(target, first, size), view(gradient, first, size), scale, b)
@@ -131,14 +132,15 @@ def slope_share(operands, number):
 slope_together = make_together(slope_share)
 
 
-@takes("mmmi")
+@takes("mmm")
 @njit(**OPTIONS)
-def of_outputs_backward(outputs, target, gradient, board, step, kind, scale, b):
-    """gradient = scale times the slope of a cost of the table, whose constant is b."""
+def of_outputs_backward(outputs, target, gradient, board, parts, kind, scale, b):
+    """gradient = scale times the derivative of a loss of the table, whose constant is b."""
     if target.shape != outputs.shape or gradient.shape != outputs.shape or not outputs.size:
         return False
     if not behaved(outputs, target, gradient) or not apart_or_same(gradient, outputs, target):
         return False
+    step, parts = divided(outputs.size, parts, LINE)
     operands = flat(outputs), flat(target), flat(gradient), kind, scale, b, step
-    slope_together(board, operands, (outputs.size + step - 1) // step)
+    slope_together(board, operands, parts)
     return True

@@ -2,9 +2,10 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Normalization of recorded steps, by rows: of each row (LayerNorm), and of each column over all rows (BatchNorm).
 
-Floor: reading what is normalized three times, from the cache: for its mean, for its variance, and for the result,
-which is written twice, before gamma and after. A mean has two parts, the second of which is what rounding left of it:
-taken off one after the other, numbers far from 0 keep all their digits. So these subtractions stay IN_ORDER.
+Lower bound of the time: reading the inputs three times, from the cache: for the mean, for the variance, and for the
+result, which is written twice, before gamma and after. A mean has two parts, the second of which is the rounding error
+of the first. If they are subtracted one after the other, numbers far from 0 keep all their digits; so these functions
+are compiled IN_ORDER.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from nnx.kernels.cpu.jit.simd import IN_ORDER, PART, larger, on_stack, smaller, 
 from nnx.kernels.cpu.ops.sums import sum_numbers
 from nnx.kernels.rounding import RUN
 
-ACROSS = 64  # columns whose sums are made at a time, on the stack
+ACROSS = 64  # the sums of so many columns are made at a time, on the stack
 
 
 @njit(**PART)
 def spread(a):
-    """Mean and variance of a's numbers: the mean in two parts, of a's type and as float64."""
+    """Mean and variance of a's numbers; the mean in two parts, in a's type and in float64."""
     n, high = len(a), a.dtype.type(sum_numbers(a) / len(a))
     rest, squares = about(a, high)
     return high, rest / n, variance_of(rest, squares, n)
@@ -29,7 +30,7 @@ def spread(a):
 
 @njit(**PART)
 def about(a, high):
-    """The sums of how far a's numbers are off a number, and of the squares of that."""
+    """The sums of a's differences from `high`, and of their squares."""
     rest = squares = 0.0
     for first in range(0, len(a), RUN):
         run, part, square = view(a, first, smaller(RUN, len(a) - first)), a.dtype.type(0), a.dtype.type(0)
@@ -44,7 +45,7 @@ def about(a, high):
 
 @njit(**PART)
 def variance_of(rest, squares, n):
-    """The variance of n numbers of this sum and this sum of squares, which are next to nothing off their mean."""
+    """The variance of n numbers from the sum and the sum of squares of their differences from nearly their mean."""
     variance = (squares - rest * rest / n) / n
     return variance if not variance < 0.0 else 0.0
 
@@ -68,7 +69,7 @@ def affine_row(normalized, gamma, beta, out):
 
 @njit(**PART)
 def layer_norm_rows(x, gamma, beta, normalized, scales, out, n, epsilon):
-    """Rows of n numbers; as the operation `layer_norm`."""
+    """The operation `layer_norm` on rows of n numbers."""
     number = x.dtype.type
     for r in range(len(scales)):
         a, b = view(x, r * n, n), view(normalized, r * n, n)
@@ -81,7 +82,7 @@ def layer_norm_rows(x, gamma, beta, normalized, scales, out, n, epsilon):
 
 @njit(**PART)
 def layer_norm_backward_row(normalized, scale, gamma, dy, dx):
-    """dx of one row, given its gradient and 1 over its standard deviation."""
+    """dx of one row, given the gradient of its output and 1 / its standard deviation."""
     n, number = len(dy), dy.dtype.type
     whole = along = number(0)
     for j in range(n):
@@ -95,7 +96,7 @@ def layer_norm_backward_row(normalized, scale, gamma, dy, dx):
 
 @njit(**PART)
 def layer_norm_backward_rows(normalized, scales, gamma, dy, dx, n):
-    """Rows of n numbers; as the operation `layer_norm_backward`."""
+    """The operation `layer_norm_backward` on rows of n numbers."""
     for r in range(len(scales)):
         a, d = view(normalized, r * n, n), view(dy, r * n, n)
         layer_norm_backward_row(a, scales[r], gamma, d, view(dx, r * n, n))
@@ -106,14 +107,14 @@ def layer_norm_backward_rows(normalized, scales, gamma, dy, dx, n):
 
 @njit(**PART)
 def clear(a, n):
-    """n zeros."""
+    """Set n numbers to 0."""
     for j in range(n):
         a[j] = 0
 
 
 @njit(**PART)
 def pour(run, total, n):
-    """total += run, which is 0 then."""
+    """total += run; run = 0."""
     for j in range(n):
         total[j] += run[j]
         run[j] = 0
@@ -121,7 +122,7 @@ def pour(run, total, n):
 
 @njit(**PART)
 def column_spreads(x, rows, n, first, width, high, low, variance):
-    """Means, in two parts, and variances of columns first .. first + width of x [rows, n]; ACROSS of them at most."""
+    """Means, in two parts, and variances of columns first .. first + width of x [rows, n]; at most ACROSS columns."""
     number, run = x.dtype.type, on_stack(x.dtype, ACROSS)
     clear(run, width)
     clear(low, width)
@@ -141,7 +142,7 @@ def column_spreads(x, rows, n, first, width, high, low, variance):
 
 @njit(**PART)
 def columns_about(x, rows, n, first, width, high, rest, squares):
-    """The sums of how far these columns' numbers are off `high`, and of the squares of that."""
+    """The sums of these columns' differences from `high`, and of their squares."""
     run, more = on_stack(x.dtype, ACROSS), on_stack(x.dtype, ACROSS)
     clear(run, width)
     clear(more, width)
@@ -172,7 +173,7 @@ def mean_columns(x, rows, n, first, last, means):
 
 @njit(**PART)
 def spread_columns(x, rows, n, first, last, means, spreads):
-    """The mean of the squares of how far columns first .. last are off means that are given, in float64."""
+    """The mean squares of the differences of columns first .. last from the given means, in float64."""
     high = on_stack(x.dtype, ACROSS)
     rest, squares = on_stack(np.float64, ACROSS), on_stack(np.float64, ACROSS)
     for start in range(first, last, ACROSS):
@@ -186,14 +187,14 @@ def spread_columns(x, rows, n, first, last, means, spreads):
 
 @njit(**PART)
 def mean_square(rest, squares, n, off):
-    """The mean square of n numbers, each less `off`, of this sum and this sum of squares."""
+    """The mean square of n numbers minus `off`, from their sum and their sum of squares."""
     mean = (squares - 2.0 * off * rest) / n + off * off
     return mean if not mean < 0.0 else 0.0
 
 
 @njit(**PART)
 def remember(j, high, low, variance, rows, epsilon, momentum, moments, n, mean, running):
-    """Note the moments of column j for `normalize`, in `moments` [3, n], and move its running statistics."""
+    """Write the moments of column j to `moments` [3, n], for `normalize`, and update its running statistics."""
     number, rest = mean.dtype.type, 1.0 - momentum
     moments[j], moments[n + j] = high, number(low)
     moments[2 * n + j] = number(1.0 / np.sqrt(variance + epsilon))
@@ -203,7 +204,7 @@ def remember(j, high, low, variance, rows, epsilon, momentum, moments, n, mean, 
 
 @njit(**PART)
 def remember_columns(x, rows, n, first, last, epsilon, momentum, moments, mean, running):
-    """Moments and running statistics of columns first .. last of x [rows, n]."""
+    """Compute the moments of columns first .. last of x [rows, n], and update their running statistics."""
     high = on_stack(x.dtype, ACROSS)
     low, variance = on_stack(np.float64, ACROSS), on_stack(np.float64, ACROSS)
     for start in range(first, last, ACROSS):
@@ -217,7 +218,7 @@ def remember_columns(x, rows, n, first, last, epsilon, momentum, moments, mean, 
 
 @njit(**PART)
 def recall(first, last, epsilon, moments, n, mean, running):
-    """Running statistics of columns first .. last as `normalize` takes them."""
+    """Write the running statistics of columns first .. last to `moments`, for `normalize`."""
     number = mean.dtype.type
     for j in range(first, last):
         moments[j], moments[n + j] = mean[j], number(0)
@@ -226,14 +227,14 @@ def recall(first, last, epsilon, moments, n, mean, running):
 
 @njit(**IN_ORDER)
 def normalize_row(a, high, low, scale, out):
-    """out = (a - mean) * scale, each number by its own."""
+    """out = (a - mean) * scale, with a mean and a scale for each number."""
     for j in range(len(a)):
         out[j] = ((a[j] - high[j]) - low[j]) * scale[j]
 
 
 @njit(**PART)
 def batch_norm_rows(x, moments, gamma, beta, normalized, out, rows, n):
-    """Rows of n numbers; as the operation `batch_norm`, by its columns' moments."""
+    """The operation `batch_norm` on rows of n numbers, given the moments of the columns."""
     high, low, scale = view(moments, 0, n), view(moments, n, n), view(moments, 2 * n, n)
     for r in range(rows):
         a, b = view(x, r * n, n), view(normalized, r * n, n)
@@ -243,7 +244,7 @@ def batch_norm_rows(x, moments, gamma, beta, normalized, out, rows, n):
 
 @njit(**PART)
 def batch_norm_backward_rows(normalized, moments, gamma, dgamma, dbeta, dy, dx, rows, n, samples):
-    """Rows of n numbers; as the operation `batch_norm_backward`, or with `samples` 0 `fixed_norm_backward`."""
+    """The operation `batch_norm_backward` on rows of n numbers; with `samples` 0, `fixed_norm_backward`."""
     scale, part = view(moments, 2 * n, n), dy.dtype.type(1.0 / samples if samples > 0 else 0.0)
     for r in range(rows):
         a, d, out = view(normalized, r * n, n), view(dy, r * n, n), view(dx, r * n, n)

@@ -2,12 +2,13 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Optimizer kernels, each one pass over the flat buffers: parameters p, gradients g, moments m and v, the largest v u.
 
-Floor: each array read once and all but g written once, Adam 28 bytes an element in float32. In the second-level cache
-it takes 0.3 ns an element; beyond the caches it runs at the speed of memory, NumPy's ten passes at a fifth of it.
+Lower bound of the time: reading each array once, and writing all but g once; for Adam 28 bytes for each float32
+parameter. In the second-level cache Adam takes 0.3 ns for each; beyond the caches it runs at the speed of memory, and
+NumPy's ten passes at a fifth of that.
 
-Learning rate and step count are read from `hyper` and `counters` (step_state.py says what stands where). The constants
-are computed in float64, whatever the parameters are: in float32, 1 - 0.999 alone is off by 5e-5. Recorded steps call
-`sizes`, once a step, and for each piece of the parameters what `make_update` makes.
+Learning rate and step count are read from `hyper` and `counters` (step_state.py has the layout). Constants are computed
+in float64 for either type of parameters: in float32, 1 - 0.999 alone has an error of 5e-5. Recorded steps call `sizes`
+once in a step, and for each piece of the parameters the function that `make_update` returns.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import CALLED, INLINED, OPTIONS, PART, flat, view
-from nnx.kernels.cpu.threads.team import make_together, share_at
+from nnx.kernels.cpu.threads.team import LINE, divided, make_together, share_at
 from nnx.kernels.nesterov import make_momenta
 from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, MOMENTUM_DECAY, STEP, WEIGHT_DECAY
 
@@ -38,15 +39,15 @@ momenta = njit(**INLINED)(make_momenta(math))
 
 @njit(**INLINED)
 def bias_factor(beta, time):
-    """By what a moment is too small after so many steps, since it began at 0 (Kingma and Ba, 2015)."""
-    return 1.0 - beta ** np.float64(time)  # to a whole number's power: 75 ms more to compile
+    """The factor by which a moment is too small after `time` steps, since it began at 0 (Kingma and Ba, 2015)."""
+    return 1.0 - beta ** np.float64(time)  # an integer power would take 75 ms longer to compile
 
 
 @njit(**INLINED)
 def sizes(kind, hyper, done):
-    """What changes from step to step: a step's size (chapter 10), Adam's correction of v, and by what it shrinks p.
+    """The numbers of a step: its size (chapter 10), Adam's correction of v, and the factor that shrinks p.
 
-    Nadam has a second size, of what it takes of the gradient itself.
+    Nadam has a second size, for the gradient itself.
     """
     rate = hyper[LEARNING_RATE] / (1.0 + hyper[DECAY] * done)
     size, correction, shrink, fresh = rate, 1.0, 1.0, 0.0
@@ -87,7 +88,7 @@ def nesterov(p, g, m, size, beta):
 
 @njit(**INLINED)
 def descent(p, g, m, size, hyper):
-    """One of the two."""
+    """`momentum` or `nesterov`."""
     if hyper[BETA_2] != 0:
         nesterov(p, g, m, size, hyper[BETA_1])
     else:
@@ -127,7 +128,7 @@ def moments(p, g, m, v, size, correction, shrink, hyper):
 
 @njit(**INLINED)
 def nesterov_moments(p, g, m, v, size, correction, shrink, fresh, hyper):
-    """Nadam: as `moments`, with some of the gradient itself beside its mean."""
+    """Nadam: like `moments`, with a part of the gradient itself beside its mean."""
     number = p.dtype.type
     step, new, fix, less = number(size), number(fresh), number(correction), number(shrink)
     b1, b2, small = number(hyper[BETA_1]), number(hyper[BETA_2]), number(hyper[EPSILON])
@@ -142,7 +143,7 @@ def nesterov_moments(p, g, m, v, size, correction, shrink, fresh, hyper):
 
 @njit(**INLINED)
 def largest_moments(p, g, m, v, u, size, correction, shrink, hyper):
-    """AMSGrad: as `moments`, with the largest v so far, u. Where v is nan, u is."""
+    """AMSGrad: like `moments`, with the largest v so far, u; nan where v is nan."""
     number = p.dtype.type
     step, fix, less = number(size), number(correction), number(shrink)
     b1, b2, small = number(hyper[BETA_1]), number(hyper[BETA_2]), number(hyper[EPSILON])
@@ -184,11 +185,11 @@ def add_to(m, g):
 
 
 def make_update(kind):
-    """One step of an optimizer on parameters p with gradients g and moments m, v, u: a function for this one alone."""
+    """Return a function for one step of the optimizer `kind` on parameters p with gradients g and moments m, v, u."""
 
     @njit(**CALLED)
     def update(p, g, m, v, u, hyper, size, correction, shrink, fresh):
-        if kind == ADAM:  # Numba leaves out the branches of the others
+        if kind == ADAM:  # Numba removes the branches of other kinds
             moments(p, g, m, v, size, correction, shrink, hyper)
         elif kind == NADAM:
             nesterov_moments(p, g, m, v, size, correction, shrink, fresh, hyper)
@@ -212,7 +213,7 @@ UPDATES = {kind: make_update(kind) for kind in NUMBERS.values()}
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
-# The board is that of the threads which may help, each with `step` parameters at a time: see team.py.
+# `board` is the address of the threads' board, `parts` the most parts to divide the work into: see team.py.
 
 
 @njit(**PART)
@@ -226,14 +227,15 @@ def sgd_share(operands, number):
 sgd_together = make_together(sgd_share)
 
 
-@takes("vvvdii")
+@takes("vvvdi")
 @njit(**OPTIONS)
-def sgd(p, g, m, hyper, counters, board, step):
+def sgd(p, g, m, hyper, counters, board, parts):
     """Stochastic gradient descent, with momentum if hyper[BETA_1] is not 0, Nesterov's if hyper[BETA_2] is not 0."""
     if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
     size, _, _, _ = sizes(SGD, hyper, counters[STEP])
-    sgd_together(board, (flat(p), flat(g), flat(m), size, flat(hyper), step), (p.size + step - 1) // step)
+    step, parts = divided(p.size, parts, LINE)
+    sgd_together(board, (flat(p), flat(g), flat(m), size, flat(hyper), step), parts)
     return True
 
 
@@ -248,27 +250,29 @@ def adaptive_share(operands, number):
 adaptive_together = make_together(adaptive_share)
 
 
-@takes("vvvdii")
+@takes("vvvdi")
 @njit(**OPTIONS)
-def adagrad(p, g, v, hyper, counters, board, step):
+def adagrad(p, g, v, hyper, counters, board, parts):
     """v += g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
     size, _, _, _ = sizes(ADAGRAD, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(v), size, 1.0, 1.0, hyper[EPSILON], step
-    adaptive_together(board, operands, (p.size + step - 1) // step)
+    adaptive_together(board, operands, parts)
     return True
 
 
-@takes("vvvdii")
+@takes("vvvdi")
 @njit(**OPTIONS)
-def rmsprop(p, g, v, hyper, counters, board, step):
+def rmsprop(p, g, v, hyper, counters, board, parts):
     """v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
     size, _, _, _ = sizes(RMSPROP, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(v), size, hyper[BETA_1], 1.0 - hyper[BETA_1], hyper[EPSILON], step
-    adaptive_together(board, operands, (p.size + step - 1) // step)
+    adaptive_together(board, operands, parts)
     return True
 
 
@@ -284,15 +288,16 @@ def adam_share(operands, number):
 adam_together = make_together(adam_share)
 
 
-@takes("vvvvdii")
+@takes("vvvvdi")
 @njit(**OPTIONS)
-def adam(p, g, m, v, hyper, counters, board, step):
+def adam(p, g, m, v, hyper, counters, board, parts):
     """See `moments`."""
     if not behaved(p, g, m, v, hyper, counters) or g.size != p.size or m.size != p.size or v.size != p.size:
         return False
     size, correction, shrink, _ = sizes(ADAM, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(m), flat(v), size, correction, shrink, flat(hyper), step
-    adam_together(board, operands, (p.size + step - 1) // step)
+    adam_together(board, operands, parts)
     return True
 
 
@@ -308,15 +313,16 @@ def nadam_share(operands, number):
 nadam_together = make_together(nadam_share)
 
 
-@takes("vvvvdii")
+@takes("vvvvdi")
 @njit(**OPTIONS)
-def nadam(p, g, m, v, hyper, counters, board, step):
+def nadam(p, g, m, v, hyper, counters, board, parts):
     """See `nesterov_moments`."""
     if not behaved(p, g, m, v, hyper, counters) or g.size != p.size or m.size != p.size or v.size != p.size:
         return False
     size, correction, shrink, fresh = sizes(NADAM, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(m), flat(v), size, correction, shrink, fresh, flat(hyper), step
-    nadam_together(board, operands, (p.size + step - 1) // step)
+    nadam_together(board, operands, parts)
     return True
 
 
@@ -332,17 +338,18 @@ def amsgrad_share(operands, number):
 amsgrad_together = make_together(amsgrad_share)
 
 
-@takes("vvvvvdii")
+@takes("vvvvvdi")
 @njit(**OPTIONS)
-def amsgrad(p, g, m, v, u, hyper, counters, board, step):
+def amsgrad(p, g, m, v, u, hyper, counters, board, parts):
     """See `largest_moments`."""
     if not behaved(p, g, m, v, u, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
     if v.size != p.size or u.size != p.size:
         return False
     size, correction, shrink, _ = sizes(AMSGRAD, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(m), flat(v), flat(u), size, correction, shrink, flat(hyper), step
-    amsgrad_together(board, operands, (p.size + step - 1) // step)
+    amsgrad_together(board, operands, parts)
     return True
 
 
@@ -357,14 +364,15 @@ def lion_share(operands, number):
 lion_together = make_together(lion_share)
 
 
-@takes("vvvdii")
+@takes("vvvdi")
 @njit(**OPTIONS)
-def lion(p, g, m, hyper, counters, board, step):
+def lion(p, g, m, hyper, counters, board, parts):
     """See `signs`."""
     if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
     size, _, shrink, _ = sizes(LION, hyper, counters[STEP])
-    lion_together(board, (flat(p), flat(g), flat(m), size, shrink, flat(hyper), step), (p.size + step - 1) // step)
+    step, parts = divided(p.size, parts, LINE)
+    lion_together(board, (flat(p), flat(g), flat(m), size, shrink, flat(hyper), step), parts)
     return True
 
 
@@ -382,7 +390,7 @@ def collect_numbers(g, m):
 
 @njit(**PART)
 def bound_numbers(g, value):
-    """Keep each number within +-value; nan stays nan."""
+    """Clip each number to +-value; nan stays nan."""
     most = g.dtype.type(value)
     for j in range(len(g)):
         x = g[j]
@@ -402,7 +410,7 @@ def squares_of(g):
 
 @njit(**PART)
 def scale_numbers(g, squares, norm):
-    """g *= norm / |g| where that is below 1, |g|**2 being `squares`; what is not finite makes all of it nan."""
+    """g *= norm / |g| if that is below 1, with |g|**2 = `squares`; if that is not finite, all numbers become nan."""
     length = math.sqrt(squares)
     if length <= norm:
         return

@@ -2,15 +2,17 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Softmax of each row, the product of its Jacobian with a gradient, and the Jacobian itself.
 
-* `forward`: exp(x - max) / sum. Floor: 0.2 ns an element for exp (AVX-512), or 8 bytes. With AVX2 on a Zen 3 it takes
-  1 ns an element of long rows, of which exp is 0.8; half of that on two threads.
-* `backward`: the notes build `diagflat(y) - y y'` for each sample and multiply; that product is `y * (dy - sum(y *
-  dy))` per row, which reads y and dy and writes dx once: 12 bytes an element, and nothing is materialised. On (300, 3)
-  it takes 0.4 us beside the call, the notes' loop 1600; on (1024, 1000) 172 us against 441,000, 105 on two threads.
-* `jacobian`: [N, C, C], one write of 4 C**2 bytes a sample, which is its floor.
+* `forward`: exp(x - max) / sum. Lower bound of the time for each element: 0.2 ns for exp (AVX-512), or moving 8 bytes.
+  With AVX2 on a Zen 3 it takes 1 ns in long rows, 0.8 of it for exp; half of that on two threads.
+* `backward`: the book builds the Jacobian `diagflat(y) - y y'` for each sample, and multiplies. That product is `y *
+  (dy - sum(y * dy))` for each row, which reads y and dy and writes dx once: 12 bytes for each element. On (300, 3) it
+  takes 0.4 us besides the call, the book's loop 1600 us; on (1024, 1000) 172 us against 441,000 us, and 105 us on two
+  threads.
+* `jacobian`: [N, C, C]. Lower bound: writing 4 C**2 bytes for each sample, which it reaches.
 
-Rows of three or ten do not fill a vector, so whatever has no need of rows runs over a block of them at once.
-Recorded steps call `forward_blocks` and `backward_rows`, whatever the rows: others would have to be compiled as well.
+Rows of three or ten numbers do not fill a vector, so all work that does not depend on rows is done on a block of rows
+at once. Recorded steps call `forward_blocks` and `backward_rows` for rows of any length: the other functions would have
+to be compiled as well.
 """
 
 from __future__ import annotations
@@ -44,34 +46,34 @@ from nnx.kernels.cpu.jit.simd import (
 )
 from nnx.kernels.cpu.matmul.register_tile import WIDTH as VECTOR_BYTES
 from nnx.kernels.cpu.ops.math import exp, exponentials
-from nnx.kernels.cpu.threads.team import make_together
+from nnx.kernels.cpu.threads.team import LINE, divided, make_together
 
-# Numbers, and rows, in a block at most: half of the first-level cache, and more gains nothing.
+# The most numbers, and rows, of a block: half of the first-level cache; larger blocks are no faster.
 BLOCK, ROWS = min(4096, caches().l1 // 8), 1024
-PIECE = 1 << 15  # numbers of `backward` in a share, for any threads: the last rows of one are added up otherwise
-LONG = 128  # numbers from which on a row is handled by itself
-# And in `forward` in float32, where exp is a loop of vectors, not a call for each number: there a row's own maximum and
-# sum cost more than is saved up to 32 vectors. 65536 numbers in rows of 128 take 62 us by itself and 39 in blocks with
-# AVX-512, 58 and 51 with AVX2; in rows of 32 vectors 41 and 39, 51 and 48.
+PIECE = 1 << 15  # numbers in a share of `backward`, for any number of threads, as its last rows are summed differently
+LONG = 128  # a row of so many numbers or more is handled by itself
+# The same for `forward` in float32. There exp is a loop over vectors, not a call for each number, and up to 32 vectors
+# a separate maximum and sum for each row cost more than they save. 65536 numbers in rows of 128 take 62 us row by row
+# and 39 us in blocks with AVX-512, 58 and 51 us with AVX2; in rows of 32 vectors 41 and 39, 51 and 48 us.
 LONG_SINGLE = 32 * VECTOR_BYTES // 4
 
 
 @njit(**INLINED)
 def rows_of_block(c):
-    """How many rows of c numbers make a block."""
+    """The number of rows of c numbers in a block."""
     return smaller(larger(1, BLOCK // c), ROWS)
 
 
 @njit(**INLINED)
 def extent_of(number, step, c, size):
-    """Where a share of `step` rows begins among `size` numbers, and how many are its own."""
+    """The first number and the count of numbers in share `number`, of `step` rows of c numbers, among `size`."""
     first = number * step * c
     return first, smaller(step * c, size - first)
 
 
 @njit(**INLINED)
 def largest(a):
-    """The maximum of a row, leaving out NaN. To look at one vector's lanes takes longer than at 16 numbers in turn."""
+    """The maximum of a row, ignoring NaN. Less than two vectors are read number by number, which is faster there."""
     least = a.dtype.type(-np.inf)
     top, first = least, a.size - a.size % WIDTH if a.size >= 2 * WIDTH else 0
     if first:
@@ -87,7 +89,7 @@ def largest(a):
 
 @njit(**INLINED)
 def is_first(a, place, top):
-    """Whether a row's maximum, `top`, stands at a place and nowhere before, as numpy.argmax has it."""
+    """Whether the first occurrence of a row's maximum, `top`, is at a place, as numpy.argmax would return."""
     if a[place] != top:
         return False
     earlier = 0
@@ -98,7 +100,7 @@ def is_first(a, place, top):
 
 @njit(**INLINED)
 def first_largest(a):
-    """The first place of a row's maximum."""
+    """The index of the first occurrence of a row's maximum."""
     top, place = largest(a), 0
     while place < a.size - 1 and a[place] < top:
         place += 1
@@ -107,7 +109,7 @@ def first_largest(a):
 
 @njit(**INLINED)
 def shifted(a, out):
-    """out = a - max(a), of one row; return the maximum."""
+    """out = a - max(a) for one row; return the maximum."""
     top = largest(a)
     for j in range(a.size):
         out[j] = a[j] - top
@@ -116,7 +118,7 @@ def shifted(a, out):
 
 @njit(**PART)
 def shift_rows(x, out, tops, c):
-    """out = x less each row's maximum, for rows of c numbers; the maxima to `tops`."""
+    """out = x minus each row's maximum, for rows of c numbers; the maxima go to `tops`."""
     for r in range(len(tops)):
         tops[r] = shifted(view(x, r * c, c), view(out, r * c, c))
 
@@ -134,7 +136,7 @@ def scale(a, total):
 
 @njit(**INLINED)
 def forward_long(x, y, c):
-    """`forward` for long rows: 256x300 in float64 takes 0.57 ms, in blocks 0.79."""
+    """`forward` for long rows: 256x300 in float64 takes 0.57 ms; in blocks it would take 0.79 ms."""
     for at in range(0, x.size, c):
         a, out = view(x, at, c), view(y, at, c)
         top, total = largest(a), y.dtype.type(0)
@@ -147,7 +149,7 @@ def forward_long(x, y, c):
 
 @njit(**INLINED)
 def forward_blocks(x, y, c):
-    """`forward` for short rows: the exponentials of a block of them at once."""
+    """`forward` for short rows: the exponentials of a block of rows are computed at once."""
     step = rows_of_block(c) * c
     for first in range(0, x.size, step):
         last = smaller(first + step, x.size)
@@ -163,7 +165,7 @@ def forward_blocks(x, y, c):
 
 @njit(**PART)
 def forward_share(operands, number):
-    """`forward` of some rows."""
+    """`forward` for one share of the rows."""
     x, y, c, step, long = operands
     first, size = extent_of(number, step, c, x.size)
     if c >= long:
@@ -175,14 +177,14 @@ def forward_share(operands, number):
 forward_together = make_together(forward_share)
 
 
-@takes("mmi")
+@takes("mm")
 @njit(**OPTIONS)
-def forward(x, y, board, step):
-    """y = softmax(x), both [N, C]. The board is that of the threads which may help, each with some `step` numbers."""
+def forward(x, y, board, parts):
+    """y = softmax(x), both [N, C]. `board`: the address of the threads' board; `parts`: the most parts: see team.py."""
     n, c = x.shape
     if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
-    rows, long = larger(1, step // c), LONG_SINGLE if x.itemsize == 4 else LONG
+    rows, long = larger(1, divided(x.size, parts, LINE)[0] // c), LONG_SINGLE if x.itemsize == 4 else LONG
     forward_together(board, (flat(x), flat(y), c, rows, long), (n + rows - 1) // rows)
     return True
 
@@ -201,7 +203,7 @@ def row_product(p, g):
 
 @njit(**INLINED)
 def backward_long(y, dy, dx, c):
-    """`backward` for long rows: one is written while the next is summed, so that memory is read all the time."""
+    """`backward` for long rows: one row is written while the next is summed, so that memory is always being read."""
     total = row_product(view(y, 0, c), view(dy, 0, c))
     for at in range(0, y.size, c):
         following = smaller(at + c, y.size - c)
@@ -216,7 +218,7 @@ def backward_long(y, dy, dx, c):
 
 @njit(**INLINED)
 def backward_rows(y, dy, dx, c, first):
-    """`backward` of the rows from a number on, one after the other."""
+    """`backward` for the rows from number `first` on, one after the other."""
     for at in range(first, y.size, c):
         p, g, out = view(y, at, c), view(dy, at, c), view(dx, at, c)
         total = row_product(p, g)
@@ -226,9 +228,9 @@ def backward_rows(y, dy, dx, c, first):
 
 @njit(**INLINED)
 def backward_groups(y, dy, dx, c):
-    """`backward` for rows of a constant 2 to 4: as many as fit into a vector at a time. Return where it ends.
+    """`backward` for rows of 2 to 4 numbers, a constant: as many rows at a time as fit in a vector. Return the end.
 
-    The last lanes may reach into the next row, which overwrites what is written there; so dx must be neither y nor dy.
+    The last lanes may write into the next row, which is overwritten later; so dx must be neither y nor dy.
     """
     step, done = WIDTH // c * c, 0
     for at in range(0, y.size - WIDTH + 1, step):
@@ -240,7 +242,7 @@ def backward_groups(y, dy, dx, c):
 
 @njit(**INLINED)
 def backward_vectors(y, dy, dx, c):
-    """The same for rows of 8 to 16, a vector each: all but the last."""
+    """The same for rows of 8 to 16 numbers, a vector for each; all rows but the last."""
     for at in range(0, y.size - c, c):
         a, b = vload(y, at), vload(dy, at)
         total = vsum(vfirst(vmul(a, b), c, vfill(y.dtype.type(0))))
@@ -250,7 +252,7 @@ def backward_vectors(y, dy, dx, c):
 
 @njit(**INLINED)
 def backward_short(y, dy, dx, c):
-    """`backward` for rows that a vector holds, as many as can be done so; return where it ends.
+    """`backward` for rows that fit in a vector, as many rows as possible; return the end.
 
     300x3 takes 0.34 us, 300x10 0.76; row by row 1.1 and 1.5 (AVX-512).
     """
@@ -265,11 +267,11 @@ def backward_short(y, dy, dx, c):
 
 @njit(**PART)
 def backward_share(operands, number):
-    """`backward` of some rows."""
+    """`backward` for one share of the rows."""
     y, dy, dx, c, step, apart = operands
     first, size = extent_of(number, step, c, y.size)
     p, g, out = view(y, first, size), view(dy, first, size), view(dx, first, size)
-    if c >= LONG and apart:  # in place its sums would not be vectorised, and be long chains
+    if c >= LONG and apart:  # in place its sums would not be vectorised, but be long chains of additions
         backward_long(p, g, out, c)
     else:
         backward_rows(p, g, out, c, backward_short(p, g, out, c) if apart else 0)
@@ -278,10 +280,10 @@ def backward_share(operands, number):
 backward_together = make_together(backward_share)
 
 
-@takes("mmmi")
+@takes("mmm")
 @njit(**OPTIONS)
 def backward(y, dy, dx, board):
-    """dx = y * (dy - sum(y * dy)) for each row; the board as in `forward`, with PIECE as its step."""
+    """dx = y * (dy - sum(y * dy)) for each row; the board as in `forward`, for PIECE numbers each time."""
     n, c = y.shape
     if not behaved(y, dy, dx) or y.shape != dy.shape or y.shape != dx.shape or not apart_or_same(dx, y, dy):
         return False

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""Reductions: long sums in two stages (rounding.py), and the gradient of a dense layer's biases. Memory-bound."""
+"""Reductions: long sums in two stages (rounding.py), and the gradient of a dense layer's biases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnx.kernels.rounding import RUN
 
 @njit(**PART)
 def collect(out, run, anew):
-    """out += run; or out = run, if it begins `anew`."""
+    """out += run; if `anew`, out = run."""
     zero = out.dtype.type(0)
     for j in range(len(out)):
         so_far = out[j]
@@ -24,7 +24,7 @@ def collect(out, run, anew):
 
 @njit(**PART)
 def add_rows(d, first, last, n, out):
-    """out [n] = rows first .. last of d [., n], eight at a time: each pass over `out` costs as much as a row."""
+    """out [n] = the sum of rows first .. last of d [., n], eight at a time: a pass over `out` costs one row's time."""
     for j in range(n):
         out[j] = 0
     i = first
@@ -44,7 +44,7 @@ def add_rows(d, first, last, n, out):
 
 @njit(**PART)
 def sum_rows(d, rows, n, out, scratch):
-    """out [n] = the sum of the rows of d [rows, n]; `scratch` holds n numbers where there are more than RUN rows."""
+    """out [n] = the sum of the rows of d [rows, n]; `scratch` has n numbers if there are more than RUN rows."""
     run = out if rows <= RUN else scratch
     for first in range(0, rows, RUN):
         add_rows(d, first, smaller(first + RUN, rows), n, run)
@@ -54,7 +54,7 @@ def sum_rows(d, rows, n, out, scratch):
 
 @njit(**PART)
 def sum_numbers(a):
-    """The sum of a's numbers: runs in their own type, their sums in float64."""
+    """The sum of a's numbers: runs are summed in their own type, then the sums of runs in float64."""
     total = 0.0
     for first in range(0, len(a), RUN):
         run, part = view(a, first, smaller(RUN, len(a) - first)), a.dtype.type(0)
@@ -66,7 +66,7 @@ def sum_numbers(a):
 
 @njit(**PART)
 def sum_long(dy, rows, n, db, scratch):
-    """`sum_rows` with an array for its scratch, which its maker frees when this is through; of a span it would not."""
+    """`sum_rows` with an array as scratch, so that the caller frees it only afterwards; of a span it would not know."""
     sum_rows(dy, rows, n, db, flat(scratch))
 
 

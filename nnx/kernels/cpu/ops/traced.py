@@ -2,12 +2,12 @@
 # (What @intrinsic takes has no types for Python.)
 """Tracing of the formulas of nnx/kernels/elementwise.py into compiled loops: each is run once, on symbolic numbers.
 
-`Traced` stands for a number that a loop will hold: an operation with it adds an instruction to the loop. So a formula
-is written once for arrays and for compiled code, has no source text to be put together, and costs no time in Numba,
-which would otherwise infer the types of each one. A Python number takes the type of the one beside it, as with NumPy.
+`Traced` stands for a number in a loop: each operation with it adds an instruction to the loop. So a formula is written
+once for arrays and for compiled code, without generating source text, and Numba need not spend time on inferring its
+types. A Python number takes the type of the other operand, as in NumPy.
 
-Of the arrays of a loop each is either the result itself or apart from it, and LLVM is told so
-(`llvm.loop.parallel_accesses`): left to find out, it would use a scalar loop where a result is written in place.
+Each array of a loop either is the result itself or shares no memory with it, and LLVM is told so
+(`llvm.loop.parallel_accesses`). Otherwise it would use a scalar loop if the result is written in place.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from numba.extending import intrinsic
 from nnx.kernels.cpu.jit.span import data_of, size_of
 from nnx.kernels.cpu.ops import math as kernels
 
-EXACT = ("contract",)  # multiply-adds may be fused, and nothing else, as in simd.py
-ADDRESSES = 1 << 16  # a kind beyond it is no number of a formula, but where one stands that was compiled by itself
-REORDERED = (*EXACT, "reassoc")  # of sums
+EXACT = ("contract",)  # only multiply-adds may be fused, as in simd.py
+ADDRESSES = 1 << 16  # a kind from this on is not the number of a formula but the address of a compiled one
+REORDERED = (*EXACT, "reassoc")  # for sums, which may be reordered
 
 
 class Traced:
-    """A number, or the answer to a question, that compiled code will hold."""
+    """A number, or a truth value, in the compiled code."""
 
     def __init__(self, builder, value):
         self.builder, self.value = builder, value
 
     def beside(self, other):
-        """Another number as a value of this one's type."""
+        """Another operand as a value of this number's type."""
         return other.value if isinstance(other, Traced) else ir.Constant(self.value.type, other)
 
     def _binary(name, swapped=False):
@@ -51,9 +51,9 @@ class Traced:
     def _question(sign):
         def question(self, other):
             value, other = self.value, self.beside(other)
-            if isinstance(value.type, ir.IntType):  # of two answers: whether they are the same
+            if isinstance(value.type, ir.IntType):  # two truth values: whether they are equal
                 return Traced(self.builder, self.builder.icmp_unsigned(sign, value, other))
-            ask = self.builder.fcmp_unordered if sign == "!=" else self.builder.fcmp_ordered  # NaN is unlike all
+            ask = self.builder.fcmp_unordered if sign == "!=" else self.builder.fcmp_ordered  # NaN equals nothing
             return Traced(self.builder, ask(sign, value, other))
 
         return question
@@ -67,15 +67,15 @@ class Traced:
     __hash__ = None
 
     def __and__(self, other):
-        """Whether both answers are yes."""
+        """Whether both are true."""
         return Traced(self.builder, self.builder.and_(self.value, other.value))
 
     def __neg__(self):
-        """The number with the other sign."""
+        """The negative of the number."""
         return Traced(self.builder, self.builder.fneg(self.value))
 
     def __abs__(self):
-        """The number without its sign."""
+        """The absolute value of the number."""
         kind = self.value.type
         name = f"llvm.fabs.f{32 if kind == ir.FloatType() else 64}"
         function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(kind, [kind]), name)
@@ -83,14 +83,14 @@ class Traced:
 
 
 class TracedMath:
-    """The mathematics of traced numbers: see nnx/kernels/elementwise.py."""
+    """The functions that formulas call, for traced numbers: see nnx/kernels/elementwise.py."""
 
     def __init__(self, context, builder, kind):
         self.context, self.builder, self.kind = context, builder, kind
         self.zero = ir.Constant(context.get_value_type(kind), 0.0)
 
     def where(self, condition, a, b):
-        """a where the condition holds, else b: both are computed, and no branch is left."""
+        """a where the condition holds, else b; both are computed, so that there is no branch."""
         like = Traced(self.builder, self.zero)
         return Traced(self.builder, self.builder.select(condition.value, like.beside(a), like.beside(b)))
 
@@ -119,7 +119,7 @@ class TracedMath:
 
 
 class Distinct(MDValue):
-    """A node of metadata that is like no other, and may name itself; llvmlite has no such."""
+    """A distinct node of metadata, which may refer to itself; llvmlite lacks this."""
 
     __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
@@ -128,13 +128,13 @@ class Distinct(MDValue):
         self.operands = (self, *self.operands) if itself else self.operands
 
     def descr(self, text):
-        """Write it."""
+        """Write the node as LLVM text."""
         text += (f"distinct !{{ {', '.join(each.get_reference() for each in self.operands)} }}", "\n")
 
 
 @contextmanager
 def loop(builder, count):
-    """A loop over 0 .. count - 1 whose turns need no order; yields the index and a mark for accesses."""
+    """A loop over 0 .. count - 1 whose iterations are independent; yields the index and a mark for memory accesses."""
     group = Distinct(builder.module)
     accesses = builder.module.add_metadata(["llvm.loop.parallel_accesses", group])
     before, body, after = builder.block, *(builder.append_basic_block(name) for name in ("number", "done"))
@@ -153,10 +153,10 @@ def loop(builder, count):
 def made_of(formulas: dict[int, Callable[..., Any]], more: bool = False) -> Any:
     """Return `apply(kind, x, y, out, c0, c1)` for kernels: out = formulas[kind](m, x, y, c0, c1), number by number.
 
-    Each of x and y is `out` itself or shares nothing with it, and both are as long. An unknown kind gives NaN.
+    x and y have the length of `out`; each is `out` itself or shares no memory with it. An unknown kind gives NaN.
 
     Args:
-        more: whether a kind may also be the address of a formula of the user's own: see formula.py.
+        formulas: by kind. more: whether a kind may also be the address of a user-defined formula: see formula.py.
     """
 
     @intrinsic
@@ -191,14 +191,14 @@ def made_of(formulas: dict[int, Callable[..., Any]], more: bool = False) -> Any:
 
 
 def call_at(builder, address, pointers, sources):
-    """Call what `formula.compiled` made: void(x, y, out, count, c0, c1)."""
+    """Call a formula compiled by formula.py: void(x, y, out, count, c0, c1)."""
     values = (*pointers, sources.count, *(constant.value for constant in sources.constants))
     kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
     builder.call(builder.inttoptr(address, kind.as_pointer()), values)
 
 
 def nothing(m, x, *others):
-    """What an unknown kind gives."""
+    """The result of an unknown kind: NaN."""
     return Traced(x.builder, ir.Constant(x.value.type, math.nan))
 
 
@@ -222,7 +222,7 @@ def total_of(formulas: dict[int, Callable[..., Any]]) -> Any:
 
 
 class Numbers:
-    """The arrays that a loop reads, of which the first gives type and length, and the constants beside them."""
+    """The arrays that a loop reads, the first of which determines type and length, and the constants."""
 
     def __init__(self, context, builder, kinds, args, arrays, constants):
         self.builder, number = builder, kinds[arrays[0]].dtype
@@ -234,7 +234,7 @@ class Numbers:
         ]
 
     def at(self, index, formula):
-        """A formula's result of the numbers there, and the instructions that read them."""
+        """A formula's result for the numbers at an index, and the instructions that read them."""
         reads = [self.builder.load(self.builder.gep(data, [index], inbounds=True)) for data in self.data]
         result = formula(self.m, *(Traced(self.builder, read) for read in reads), *self.constants)
         assert result.value.type == self.m.zero.type
@@ -242,7 +242,7 @@ class Numbers:
 
 
 def cases(builder, kind, formulas):
-    """Yield each formula where its code goes, in a switch over the kinds; for an unknown kind `nothing`."""
+    """Write a switch over the kinds, and yield each formula where its code belongs; `nothing` for an unknown kind."""
     end, unknown = (builder.append_basic_block(name) for name in ("end", "unknown"))
     switch = builder.switch(kind, unknown)
     for number, formula in (*formulas.items(), (None, nothing)):
@@ -256,7 +256,7 @@ def cases(builder, kind, formulas):
 
 
 def scalar(formula: Callable[..., Any]) -> Any:
-    """Return `apply(*numbers)` for kernels: formula(m, *numbers), of numbers of one type."""
+    """Return `apply(*numbers)` for kernels: formula(m, *numbers), for numbers of one type."""
 
     @intrinsic
     def apply(typing, *numbers):

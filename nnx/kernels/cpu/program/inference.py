@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
@@ -35,6 +34,7 @@ from nnx.kernels.cpu.jit.simd import (
     OPTIONS,
     PART,
     WIDTH,
+    numbers_at,
     on_stack,
     row,
     smaller,
@@ -44,7 +44,6 @@ from nnx.kernels.cpu.jit.simd import (
     vload,
     vstore,
 )
-from nnx.kernels.cpu.jit.span import Span, make_span
 from nnx.kernels.cpu.ops.elementwise import NONE, RELU, apply_relu
 from nnx.kernels.cpu.program.inference_softmax import softmax_row
 from nnx.kernels.cpu.threads.team import WANTED, make_together
@@ -64,18 +63,6 @@ SOON = 20_000  # weights that take 1 us: up to then Python's other threads wait,
 SHARED = 1 << 15  # weights of a layer whose columns are shared, some 1 us
 release_gil = types.ExternalFunction("PyEval_SaveThread", types.uintp())
 acquire_gil = types.ExternalFunction("PyEval_RestoreThread", types.void(types.uintp))
-
-
-@intrinsic
-def numbers_at(typing, address, dtype):
-    """Numbers of a type from an address on. How many is for others to know."""
-
-    def codegen(context, builder, signature, args):
-        kind = signature.return_type
-        data = builder.inttoptr(args[0], context.get_data_type(kind.dtype).as_pointer())
-        return make_span(context, builder, kind, data, args[0].type(0))
-
-    return Span(dtype.dtype)(address, dtype), codegen
 
 
 @njit(**INLINED)
@@ -211,7 +198,7 @@ def forward(x, out, place, board):
     if rows * table[SIZE] > SOON:
         thread = release_gil()
     threads = numbers_at(board, np.int64)[WANTED] + 1 if board != 0 else 1
-    done = every_row(table, numbers_at(place, np.float64), values, x, out, numbers_at(board, np.int64), threads)
+    done = every_row(table, numbers_at(place, np.float64), values, x, out, board, threads)
     if thread != 0:
         acquire_gil(thread)
     return done

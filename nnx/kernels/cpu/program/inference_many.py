@@ -5,14 +5,14 @@
 It interprets the table of inference.py. Samples stand side by side: a *panel* [width, COLUMNS] holds a number of each
 of its samples in every row, so what a layer writes is what the next one reads, nothing is repacked on the way, and an
 activation runs over whole vectors. Weights are the other operand, in *strips* of ROWS columns (packing.py). They are
-copied anew in each call, since anybody may write weights at any time: by each thread some strips just before they are
-used, or, where every thread has several blocks, once for all. Where there are few panels, each thread takes some
-columns of each layer, and has only its own share of the weights to read and pack: on two threads 96 rows of
-784-512-512-10 take 438 us instead of 547 (numba/inference.py says when).
+copied anew in each call, since anybody may write weights at any time: in the midst of the first products with them, by
+each thread for itself, or, where every thread has several blocks, by whoever comes first, for all. Where there are few
+panels, each thread takes some columns of each layer, and has only its own share of the weights to read and pack: on two
+threads 96 rows of 784-512-512-10 take 438 us instead of 547 (numba/inference.py says when).
 
 Floor: 2 FLOP a weight and row. One core of an Emerald Rapids does 109 multiply-adds a ns on operands in its first-level
-cache, whatever the tile (123 without loads); 784-512-512-10 goes through at 103, with two threads at 202, and what is
-packed, a number in 0.12 ns, or 0.3 from the third-level cache, is used for at least COLUMNS rows.
+cache, whatever the tile (123 without loads: with more than three loads for eight products it slows its clock);
+784-512-512-10 goes through at 103, with two threads at 204.
 
 Each output is made by the same operations in the same order as for a row by itself: a chain of fused multiply-adds that
 begins with the bias, or four of them up to WIDTH columns.
@@ -28,7 +28,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from nnx.kernels.cpu.caches import KIB, Caches, caches
+from nnx.kernels.cpu.caches import Caches, caches
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.called import call
@@ -43,6 +43,7 @@ from nnx.kernels.cpu.jit.simd import (
     WIDTH,
     flat,
     larger,
+    numbers_at,
     on_stack,
     smaller,
     view,
@@ -79,34 +80,34 @@ from nnx.kernels.cpu.program.inference import (
     WEIGHTS,
     K,
     N,
-    numbers_at,
 )
 from nnx.kernels.cpu.program.inference_softmax import SIDE_BY_SIDE, softmax_side_by_side
 from nnx.kernels.cpu.program.inference_tiles import accumulate_packing
-from nnx.kernels.cpu.threads.atomics import atomic_load, replace_if
-from nnx.kernels.cpu.threads.team import do_part, make_together, place_of
+from nnx.kernels.cpu.threads.atomics import atomic_load, atomic_store, replace_if
+from nnx.kernels.cpu.threads.team import make_together
 
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # of a row of a panel
 NARROW = ROWS // 2 if EVEN else ROWS  # columns of a narrow layer at a time: ten classes are 12 so, and 16 by eights
 PIECE = 8  # strips packed side by side: a row of the weights is then read in pieces of some cache lines
+WIDE = PIECE * ROWS  # columns of a piece
 APART = 2  # numbers of depth left free behind a strip: strips a power of two apart push each other out of the cache
 
 
-def block_of(cache: Caches, width: int, rows: int, vectors: int) -> tuple[int, int]:
-    """Return how many rows of a panel are used at a time, and how many strips of packed weights for each.
+def depth_of(cache: Caches, rows: int) -> int:
+    """Return how many numbers of depth are used at a time: a strip fills a third of the first-level cache.
 
-    The rows stay in the first-level cache, of which they fill three quarters, or all of a small one, and so many strips
-    in the second that the panel is seldom fetched from there: with eight strips for each piece of a panel the product
-    is 7% slower. A piece of strips fills half of the second at most.
+    And a piece of them half of the second at most. At half the depth a panel would stay in the first, too, but sums are
+    loaded and stored twice as often: with AVX-512 that takes many rows 4% longer. At twice the depth few take longer.
     """
-    deep = min(max(cache.l1 * 3 // 4, min(32 * KIB, cache.l1)) // (vectors * width), cache.l2 // (8 * PIECE * rows))
-    return deep, max(1, cache.l2 // 8 // (PIECE * rows * deep * 4)) * PIECE
+    return min(cache.l1 // 3, cache.l2 // (2 * PIECE)) // (4 * rows)
 
 
-DEPTH, GROUP = block_of(caches(), VECTOR_BYTES, ROWS, VECTORS)
-STRIPS = PIECE * ROWS * (DEPTH + APART)  # numbers that a piece takes
+DEPTH = depth_of(caches(), ROWS)
+STRIPS = WIDE * (DEPTH + APART)  # numbers that a piece takes
+NEW, BEGUN, PACKED = range(3)  # what has become of a piece that threads share
 CODE = 0  # in a record of what becomes of outputs: the address of code for it (inference_scores.py)
-NEXT, WRONG, MARKS = 0, 16, 32  # int64 that the threads of a call share: the next block; whether a number is not finite
+# Marks, int64 that the threads of a call share: the next block; whether a number is not finite; from MARKS on, pieces.
+NEXT, WRONG, MARKS = 0, 16, 32
 
 without_negative = elementwise(  # ReLU as everywhere else in a prediction: -0 and NaN stay what they are
     lambda builder, x, y, zero: builder.select(builder.fcmp_ordered("<", y, zero), zero, x)
@@ -164,34 +165,19 @@ def packed_size(table, at):
     return (n + ROWS - 1) // ROWS * ROWS * tall_of(table[at + K]) if packed else 0
 
 
-@njit(**PART)
-def pack_share(operands, number):
-    """Pack one piece of all the strips of all layers."""
-    place, x, memory, strips = operands
-    table = numbers_at(place, np.int64)
-    values, wide = numbers_at(table[PARAMETERS], x.dtype), PIECE * ROWS
-    for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
-        size, k, n = packed_size(table, at), table[at + K], table[at + N]
-        pieces = (n + wide - 1) // wide if size > 0 else 0
-        if 0 <= number < pieces:
-            j = number * wide
-            tall = tall_of(k)
-            pack(values, table[at + WEIGHTS], n, j, smaller(j + wide, n), 0, k, memory, strips + j * tall, tall)
-        number -= pieces
-        strips += size
+@njit(**INLINED)
+def pieces_of(k, n):
+    """How many pieces the strips of a layer [k, n] are: by columns, and by blocks of depth."""
+    return (n + WIDE - 1) // WIDE * ((k + DEPTH - 1) // DEPTH)
 
 
-@njit(**PART)
-def pieces_of(table):
-    """How many pieces of strips there are."""
-    pieces = 0
-    for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
-        if packed_size(table, at) > 0:
-            pieces += (table[at + N] + PIECE * ROWS - 1) // (PIECE * ROWS)
-    return pieces
-
-
-pack_together = make_together(pack_share)
+@njit(**INLINED)
+def state_of(marks, at):
+    """What has become of a piece: PACKED; NEW, and now BEGUN by this thread; or BEGUN by another."""
+    found = atomic_load(marks, at)
+    if found == NEW and not replace_if(marks, at, NEW, BEGUN):
+        return BEGUN
+    return found
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------
@@ -228,13 +214,14 @@ def narrow_layer(values, w, b, k, n, memory, source, out, ones):
 
 
 @njit(**EXACT)
-def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, at, depth, soon, share, values, first, n):
+def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, tall, at, depth, values, first, n):
     """Row i of `out` and those after it: a chain goes on, or begins with the biases; perhaps it ends with ReLU.
 
     Args:
+        tall: how far the next strip is, which is fetched meanwhile, in numbers of depth.
         first: where the weights begin, which are packed meanwhile, or NOWHERE: they are already.
     """
-    columns = out.shape[1]
+    columns, soon, share = out.shape[1], strip + ROWS * tall, ROWS * out.itemsize
     tile = biases_of(empty, biases, i, ones, columns) if begin else load(empty, out, i, 0)
     if first == NOWHERE:
         tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, memory, soon, share)
@@ -246,46 +233,53 @@ def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, at, depth
 
 
 @njit(**{**IN_ORDER, "literals": False})
-def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, strips, ready, relu, ones, x, away):
+def wide_layer(
+    values, w, b, k, n, begin, end, memory, source, target, rows, own, shared, marks, mark, turn, relu, ones, x
+):  # fmt: skip
     """Columns begin .. end of W' x + b of the panels of some rows, one chain for each number, and ReLU.
 
     Args:
-        source, target: where the panels begin. strips: packed weights if they are `ready`, else room for a group.
-        away: how far the weights are from `memory`, in numbers: while a group is used the next one is fetched.
+        source, target: where the panels begin. own: where there is room for a piece of this thread's.
+        shared: where all pieces of the layer lie which threads share, or NOWHERE. marks, mark: what has become of them.
+        turn: with which piece to begin: what one core has just fetched another gets slowly.
     """
-    columns, wide = VECTORS * (VECTOR_BYTES // x.itemsize), (GROUP if ready else PIECE) * ROWS
-    biases, blocks = rows_of(values, b, 1, n, n).T, larger(1, (k + DEPTH - 1) // DEPTH)
-    step, panels = (k + blocks - 1) // blocks, (rows + columns - 1) // columns
+    columns, blocks = VECTORS * (VECTOR_BYTES // x.itemsize), larger(1, (k + DEPTH - 1) // DEPTH)
+    biases, step = rows_of(values, b, 1, n, n).T, (k + blocks - 1) // blocks
+    panels, pieces = (rows + columns - 1) // columns, (end - begin + WIDE - 1) // WIDE
     empty, slim = new_tile(x, ROWS, VECTORS), new_tile(x, ROWS, 1)  # of rows that one vector holds
     for k0 in range(0, larger(k, 1), larger(step, 1)):
         depth = smaller(step, k - k0)
         cut = relu and k0 + depth >= k
-        for j0 in range(begin, end, wide):
-            j1, tall = smaller(j0 + wide, end), tall_of(k)
-            first = strips + j0 * tall + k0 * ROWS
-            if not ready:
-                tall, first = tall_of(depth), strips
+        for number in range(turn, turn + pieces):
+            j0 = begin + number % pieces * WIDE
+            j1, at = smaller(j0 + WIDE, end), mark + number % pieces
+            state = NEW if shared == NOWHERE else state_of(marks, at)
+            if shared == NOWHERE or state == BEGUN:
+                first, tall = own, tall_of(depth)
+            else:
+                first, tall = shared + j0 * tall_of(k) + k0 * ROWS, tall_of(k)
+            if state != PACKED:
                 last = j0 + (j1 - j0) // ROWS * ROWS
-                pack(values, w, n, last, j1, k0, depth, memory, strips + (last - j0) * tall, tall)
-            following = away + w + (k0 * n + j0 + wide if j1 < end else (k0 + step) * n + begin)
+                pack(values, w, n, last, j1, k0, depth, memory, first + (last - j0) * tall, tall)
             for p in range(panels):
                 out = rows_of(memory, target + p * n * columns, n, columns, columns)
-                at, fetch = source + (p * k + k0) * columns, p == 0 and not ready
+                panel, fresh = source + (p * k + k0) * columns, p == 0 and state != PACKED
                 for i in range(j0, j1, ROWS):
                     strip = first + (i - j0) * tall
-                    soon = following + i - j0 if fetch else strip + ROWS * tall
-                    share = (n if fetch else ROWS) * x.itemsize
-                    place = w + k0 * n + i if fetch and i + ROWS <= j1 else NOWHERE
+                    place = w + k0 * n + i if fresh and i + ROWS <= j1 else NOWHERE
                     if rows * VECTORS <= columns:
                         wide_tile(
-                            slim, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share, values,
-                            place, n,
+                            slim, out, i, k0 == 0, cut, biases, ones, memory, strip, tall, panel, depth, values, place,
+                            n,
                         )  # fmt: skip
                     else:
                         wide_tile(
-                            empty, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share, values,
-                            place, n,
+                            empty, out, i, k0 == 0, cut, biases, ones, memory, strip, tall, panel, depth, values, place,
+                            n,
                         )  # fmt: skip
+            if shared != NOWHERE and state == NEW:
+                atomic_store(marks, at, PACKED)
+        mark += pieces
 
 
 @intrinsic
@@ -364,34 +358,36 @@ def columns_share(operands, number):
     Of a network's inputs each number makes panels of its own: what another thread has written comes from the cache of
     another core, and slowly.
     """
-    values, w, b, k, n, memory, source, target, rows, strips, relu, ones, x, away, step, other, fresh, apart, marks = (
-        operands
-    )
+    values, w, b, k, n, memory, source, target, rows, own, relu, ones, x, step, other, fresh, apart, marks = operands
     begin = (n - 1) // step * step - number * step if other else number * step
     end = smaller(n, begin + step)
     if fresh:
         source += number * apart
         if not inputs_of(x, 0, rows, memory, source):
             marks[WRONG] = 1
-    strips += number * apart
-    wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, strips, False, relu, ones, x, away)
+    own += number * apart
+    wide_layer(
+        values, w, b, k, n, begin, end, memory, source, target, rows, own, NOWHERE, marks, 0, 0, relu, ones, x
+    )  # fmt: skip
 
 
 columns_together = make_together(columns_share)
 
 
 @njit(**PART)
-def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, away, board, marks, threads, record):
+def predict_block(
+    place, x, out, r0, rows, memory, a, b, own, shared, ones, board, marks, together, number, threads, record
+):  # fmt: skip
     """Rows r0 .. r0 + rows through all layers; or `marks` say that a number is not finite.
 
     Args:
-        a, b: two buffers in `memory`. threads: among how many each layer's columns are shared.
-        record: see `forward_many`.
+        a, b: two buffers in `memory`. own, shared: see `wide_layer`. together: whether threads share layers' columns.
+        number, threads: which thread this is of how many. record: see `forward_many`.
     """
     table, constants = numbers_at(place, np.int64), numbers_at(place, np.float64)
     values, columns = numbers_at(table[PARAMETERS], x.dtype), VECTORS * (VECTOR_BYTES // x.itemsize)
-    panels, apart, other = (rows + columns - 1) // columns, 2 * (b - a) + STRIPS, False
-    fresh = threads > 1 and table[HEADER + WEIGHTS] != NOWHERE and table[HEADER + N] > WIDTH
+    panels, apart, other, mark = (rows + columns - 1) // columns, 2 * (b - a) + STRIPS, False, MARKS
+    fresh = together and table[HEADER + WEIGHTS] != NOWHERE and table[HEADER + N] > WIDTH
     if not fresh and not inputs_of(x, r0, rows, memory, a):
         marks[WRONG] = 1
     for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
@@ -404,17 +400,20 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, aw
                 )
         elif w != NOWHERE:
             fused = kind == RELU
-            if threads > 1:
+            if together:
                 step = ((n + threads - 1) // threads + ROWS - 1) // ROWS * ROWS
                 operands = (
-                    values, w, bias, k, n, memory, a, b, rows, strips, fused, ones, x, away, step, other, fresh, apart,
-                    marks,
+                    values, w, bias, k, n, memory, a, b, rows, own, fused, ones, x, step, other, fresh, apart, marks,
                 )  # fmt: skip
                 columns_together(board, operands, (n + step - 1) // step)
                 other, fresh = not other, False
             else:
-                wide_layer(values, w, bias, k, n, 0, n, memory, a, b, rows, strips, ready, fused, ones, x, away)
-            strips += packed_size(table, at) if ready else 0
+                turn = number * ((n + WIDE - 1) // WIDE) // threads
+                wide_layer(
+                    values, w, bias, k, n, 0, n, memory, a, b, rows, own, shared, marks, mark, turn, fused, ones, x
+                )  # fmt: skip
+                if shared != NOWHERE:
+                    shared, mark = shared + packed_size(table, at), mark + pieces_of(k, n)
         if w != NOWHERE:
             a, b = b, a
         if kind == SOFTMAX:
@@ -440,7 +439,7 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, aw
 @njit(**ONCE)
 def hand_over(record, panels, spare, r0, rows, number):
     """Call a record's code for the outputs of a block, with room for one panel more; or, number 1, when all is done."""
-    do_part(numbers_at(record, np.int64)[CODE], place_of((record, panels, spare, r0, rows)), number)
+    call(numbers_at(record, np.int64)[CODE], record, panels, spare, r0, rows, number)
 
 
 @njit(**PART)
@@ -456,7 +455,7 @@ def unpack_panel(panel, out, r0, rows):
 @njit(**ONCE)
 def rows_share(operands, number):
     """Take blocks of rows until none is left, with buffers that belong to this number alone."""
-    place, x, out, memory, marks, blocks, room, ready, strips, buffers, away, board, together, record = operands
+    place, x, out, memory, marks, blocks, room, shared, buffers, board, threads, record = operands
     ones = on_stack(x.dtype, SIDE_BY_SIDE)
     for i in range(SIDE_BY_SIDE):
         ones[i] = 1
@@ -469,27 +468,28 @@ def rows_share(operands, number):
             return
         if replace_if(marks, NEXT, index, index + 1):
             r0, end = index * panels // blocks * columns, (index + 1) * panels // blocks * columns
-            mine = strips if ready else a + 2 * room
-            count = smaller(end, rows) - r0
+            count, own, together = smaller(end, rows) - r0, a + 2 * room, blocks == 1 and threads > 1
             predict_block(
-                place, x, out, r0, count, memory, a, a + room, mine, ready, ones, away, board, marks, together, record
-            )
+                place, x, out, r0, count, memory, a, a + room, own, shared, ones, board, marks, together, number,
+                threads, record,
+            )  # fmt: skip
 
 
 rows_together = make_together(rows_share)
 
 
-@takes("mmvii")
+@takes("mmvi")
 @njit(**OPTIONS)
 def forward_many(x, out, memory, marks, board, place, blocks, room, strips, threads, record):
     """out [N, O] = the network's outputs for x [N, I]; False, with `out` left half done, if it does not take these.
 
     Args:
-        x: finite numbers. memory: `memory_of` numbers. marks: MARKS int64, like `memory` of this call alone.
-        board: of the threads which may help: see team.py. place: where the table lies; see `forward`.
+        x: finite numbers. memory: `memory_of` numbers. marks: MARKS int64, and one for each piece; like `memory` of
+            this call alone.
+        board: where that of the threads lies which may help: see team.py. place: where the table lies; see `forward`.
         blocks: among how many the panels are shared evenly. Of one that holds all rows threads share the columns.
         room: numbers of the largest block in its widest layer.
-        strips: how many numbers all packed weights take, or 0: each thread packs what it is about to use.
+        strips: how many numbers all packed weights take, or 0: each thread packs them for itself.
         threads: how many may take part.
         record: 0, or where that of code lies which takes the outputs in place of `out` (inference_scores.py).
     """
@@ -501,27 +501,12 @@ def forward_many(x, out, memory, marks, board, place, blocks, room, strips, thre
         return False
     marks[NEXT], marks[WRONG] = 0, 0
     numbers, first = flat(memory), -memory.ctypes.data % 64 // x.itemsize  # from a cache line on
-    away = (table[PARAMETERS] - memory.ctypes.data) // x.itemsize
+    shared = first if strips > 0 else NOWHERE
     if strips > 0:
-        pack_together(board, (place, x, numbers, first), pieces_of(table))
-    together = threads if blocks == 1 else 1
-    operands = (
-        place,
-        x,
-        out,
-        numbers,
-        flat(marks),
-        blocks,
-        room,
-        strips > 0,
-        first,
-        first + strips,
-        away,
-        board,
-        together,
-        record,
-    )
-    if together > 1:
+        for at in range(MARKS, marks.size):
+            marks[at] = NEW
+    operands = place, x, out, numbers, flat(marks), blocks, room, shared, first + strips, board, threads, record
+    if blocks == 1:
         rows_share(operands, 0)
     else:
         rows_together(board, operands, threads)
@@ -538,5 +523,5 @@ def memory_of(room: int, strips: int, threads: int) -> int:
 def ready(dtype: Any) -> Any:
     """Return `forward_many`, compiled for one number type or read from the disk."""
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
-    matrix, marks = number[:, ::1], types.int64[::1]
-    return typed(forward_many, matrix, matrix, number[::1], marks, marks, *[types.int64] * 6)
+    matrix = number[:, ::1]
+    return typed(forward_many, matrix, matrix, number[::1], types.int64[::1], *[types.int64] * 7)

@@ -21,18 +21,18 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from nnx.kernels.cpu.jit.cache import njit, typed
-from nnx.kernels.cpu.jit.simd import EXACT, IN_ORDER, INLINED, OPTIONS, PART, flat, on_stack, smaller, view
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.called import address_of
+from nnx.kernels.cpu.jit.simd import CALLED, EXACT, IN_ORDER, INLINED, PART, numbers_at, on_stack, smaller, view
+from nnx.kernels.cpu.jit.span import Span
 from nnx.kernels.cpu.matmul.register_tile import VECTORS, rows_of
 from nnx.kernels.cpu.matmul.register_tile import WIDTH as VECTOR_BYTES
 from nnx.kernels.cpu.ops.loss_formulas import cost_of, scalar, within
 from nnx.kernels.cpu.ops.math import exp, log
 from nnx.kernels.cpu.ops.step import DISTRIBUTIONS, LOGITS, NONE, REGRESSION
 from nnx.kernels.cpu.ops.traced import made_of
-from nnx.kernels.cpu.program.inference import numbers_at
 from nnx.kernels.cpu.program.inference_many import all_finite, panel_of_finite
 from nnx.kernels.cpu.program.inference_softmax import SIDE_BY_SIDE
-from nnx.kernels.cpu.threads.team import make_address_of
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.losses import LOSSES, PARTS
 
@@ -233,10 +233,9 @@ def add_up(record, factors):
 # ---- what `forward_many` calls: number 0 for a block of outputs, number 1 when all have been there -------------------
 
 
-@njit(**PART)
-def of_labels(operands, number):
+@njit(**CALLED)
+def of_labels(record, panels, spare, r0, rows, number):
     """Targets are class indices."""
-    record, panels, _, r0, rows = operands
     words, columns = numbers_at(record, np.int64), columns_of(panels)
     if number == 1:
         add_up(record, numbers_at(words[FACTORS], panels.dtype))
@@ -249,10 +248,9 @@ def of_labels(operands, number):
             words[WRONG] = 1
 
 
-@njit(**PART)
-def of_numbers(operands, number):
+@njit(**CALLED)
+def of_numbers(record, panels, spare, r0, rows, number):
     """Targets are as many numbers as there are outputs."""
-    record, panels, spare, r0, rows = operands
     words, columns = numbers_at(record, np.int64), columns_of(panels)
     if number == 1:
         add_up(record, numbers_at(words[FACTORS], panels.dtype))
@@ -272,25 +270,7 @@ def of_numbers(operands, number):
         score_numbers(record, panel, target, view(losses, at, count))
 
 
-address_of_labels, address_of_numbers = map(make_address_of, (of_labels, of_numbers))
-
-
-@njit(**OPTIONS)
-def code_of_labels(like):
-    """Where the code of `of_labels` is, for as long as this function is there."""
-    zero, numbers = like.size, flat(like)
-    return address_of_labels((zero, numbers, numbers, zero, zero))
-
-
-@njit(**OPTIONS)
-def code_of_numbers(like):
-    """The same of `of_numbers`."""
-    zero, numbers = like.size, flat(like)
-    return address_of_numbers((zero, numbers, numbers, zero, zero))
-
-
 def code(dtype: Any, labels: bool) -> int:
     """Return a record's code, compiled for one type of outputs and one kind of targets, or read from the disk."""
-    number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
-    function = typed(code_of_labels if labels else code_of_numbers, number[::1])
-    return int(function(np.empty(0, dtype)))
+    numbers = Span(types.float32 if np.dtype(dtype).itemsize == 4 else types.float64)
+    return address_of(of_labels if labels else of_numbers, types.int64, numbers, numbers, *[types.int64] * 3)

@@ -1,4 +1,4 @@
-"""Atomic integers that threads share in compiled code, and what a thread does while it waits for another."""
+"""Atomic integers that threads share in compiled code, and how a thread waits for another."""
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
@@ -14,18 +14,18 @@ from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.span import data_of
 
-# What a thread does that has waited for a while: the other may need its core.
+# What a thread does after waiting for a while, since the other one may need its core.
 yield_core = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
-PATIENCE = 500  # looks (2 to 40 us, as long as `pause` takes) before others may have the core
-# What tells a processor that a thread waits: its other thread on the same core gets what this one leaves, and a host
-# that has too few cores may take this one.
+PATIENCE = 500  # checks (2 to 40 us, depending on `pause`) before the core is offered to other threads
+# The instruction that tells a processor that a thread waits: the other hardware thread of the core gets its resources,
+# and the host of a virtual machine may use the core for others.
 HINTS = {"x86_64": ("llvm.x86.sse2.pause", []), "amd64": ("llvm.x86.sse2.pause", []),
          "aarch64": ("llvm.aarch64.hint", [1]), "arm64": ("llvm.aarch64.hint", [1])}  # fmt: skip
 
 
 @intrinsic
 def pause(typing):
-    """Wait for a moment; a processor that knows no hint does not."""
+    """Wait for a moment, if the processor has an instruction for it."""
 
     def codegen(context, builder, signature, args):
         name, numbers = HINTS.get(platform.machine().lower(), ("", []))
@@ -40,7 +40,7 @@ def pause(typing):
 
 @intrinsic
 def atomic_load(typing, array, index):
-    """`array[index]` (int64), and with it everything written before what is there was stored."""
+    """`array[index]` (int64), with acquire semantics: everything written before its value was stored is visible."""
 
     def codegen(context, builder, signature, args):
         return builder.load_atomic(_element(context, builder, signature, args), "acquire", 8)
@@ -50,7 +50,7 @@ def atomic_load(typing, array, index):
 
 @intrinsic
 def atomic_store(typing, array, index, value):
-    """Set `array[index]` (int64) after everything written before."""
+    """Set `array[index]` (int64), with release semantics: after everything that was written before."""
 
     def codegen(context, builder, signature, args):
         builder.store_atomic(args[2], _element(context, builder, signature, args), "release", 8)
@@ -61,7 +61,7 @@ def atomic_store(typing, array, index, value):
 
 @intrinsic
 def finish_one(typing, array, index):
-    """Add 1 to `array[index]` (int64) after everything written before."""
+    """Add 1 to `array[index]` (int64), with release semantics."""
 
     def codegen(context, builder, signature, args):
         builder.atomic_rmw("add", _element(context, builder, signature, args), ir.IntType(64)(1), "release")
@@ -72,7 +72,7 @@ def finish_one(typing, array, index):
 
 @intrinsic
 def replace_if(typing, array, index, old, new):
-    """Set `array[index]` (int64) to `new` if it is still `old`; tell whether it was."""
+    """Set `array[index]` (int64) to `new` if it is still `old`; return whether it was."""
 
     def codegen(context, builder, signature, args):
         place = _element(context, builder, signature, args)
