@@ -1,7 +1,7 @@
-"""Diagnosis of the installation: what works here, what doesn't, why, and the remedy. It needs numpy alone.
+"""Diagnosis of the installation: what works, what doesn't and why, and how to repair it. It needs only NumPy.
 
-`report()` collects, as data that JSON can hold; `sections()` turns it into titled rows of text, which `render` here and
-`nnx doctor` show.
+`report()` collects the facts as data that JSON can hold. `sections()` turns them into titled rows of text, which
+`render` and `nnx doctor` show.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nnx.distributed import diagnosis
 from nnx.errors import BackendUnavailable, InputError, MissingExtra
 from nnx.files import as_path
 
-PACKAGES = {  # distributions, any of which will do: (what for, extra)
+PACKAGES = {  # distributions, of which one is enough: (purpose, extra)
     ("numba",): ("the numba backend", "cpu"),
     ("scipy",): ("BLAS inside Numba", "cpu"),
     ("threadpoolctl",): ("setting and showing threads", "cpu"),
@@ -50,9 +50,9 @@ VARIABLES = (
 )  # fmt: skip
 
 LABEL = 20  # columns
-PREFIXES = ("NNX_", "NUMBA_", "CUPY_")  # others that begin so are shown where they are set
+PREFIXES = ("NNX_", "NUMBA_", "CUPY_")  # other variables with these prefixes are shown if they are set
 
-Row = tuple[str, str, bool]  # label, text, whether it is as it should be
+Row = tuple[str, str, bool]  # label, text, whether it is in order
 
 
 # ---- collecting ------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def report() -> dict[str, Any]:
 
 
 def _threads() -> dict[str, Any]:
-    """Return how many threads nnx takes, why, and every limit that would hold if none were asked for."""
+    """Return how many threads nnx uses, why, and all limits that apply when no number was asked for."""
     try:
         taken, why = threads.get_threads(), threads.explain()
     except InputError as error:
@@ -93,7 +93,7 @@ def _threads() -> dict[str, Any]:
 
 
 def simd() -> list[str]:
-    """Return the vector instructions that NumPy found."""
+    """Return the vector instructions that NumPy has detected."""
     found = _numpy_facts("SIMD Extensions")
     return [name for kind in ("baseline", "found") for name in found.get(kind, ())]
 
@@ -111,7 +111,7 @@ def _numpy_facts(section: str) -> dict[str, Any]:
 
 
 def _thread_pools() -> list[dict[str, Any]] | None:
-    """Return each library that has threads of its own, or None where that cannot be told."""
+    """Return the libraries that have threads of their own, or None if they can't be listed."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
@@ -143,7 +143,7 @@ def _told(found: bool | BackendUnavailable) -> dict[str, Any]:
 
 
 def _choice(wish: str | None) -> dict[str, Any]:
-    """Return which backend is taken for a wish (None: what the environment says), why, and what runs in it."""
+    """Return the backend that is chosen for a request (None: the environment's), why, and what runs in it."""
     try:
         found: Resolution = resolve(wish)
         info = found.backend.info()
@@ -179,7 +179,7 @@ def _variables() -> dict[str, str | None]:
 
 
 def _data() -> dict[str, Any]:
-    """Return where data sets are looked for: NNX_DATA alone where it is set, else the cache that downloads go to."""
+    """Return the folder where data sets are looked for: NNX_DATA if it is set, otherwise the cache of downloads."""
     root = os.environ.get("NNX_DATA", "").strip()
     folder, reason = None, ""
     try:
@@ -251,7 +251,7 @@ def _choice_rows(label: str, choice: dict[str, Any]) -> list[Row]:
 
 
 def _operations(ops: dict[str, str]) -> list[Row]:
-    """Return the operations by who runs them; named in full where an implementation is not called as its operation."""
+    """Return the operations, grouped by who runs them. An implementation with another name is shown with it."""
     groups: dict[str, list[str]] = {}
     for op, how in ops.items():
         owner, _, name = how.partition(":")

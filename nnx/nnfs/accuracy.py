@@ -15,7 +15,7 @@ Array = Any
 
 
 class Accuracy:
-    """What both have in common. A subclass says in `compare` which predictions are right.
+    """Base class of the accuracies. `compare` of a subclass tells which predictions are right.
 
     Attributes:
         accumulated_sum, accumulated_count: right predictions and all, since `new_pass`.
@@ -25,10 +25,10 @@ class Accuracy:
     accumulated_count: int = 0
 
     def init(self, y: Any, reinit: bool = False) -> None:
-        """Learn what is needed from all targets, before training."""
+        """Compute what the accuracy needs from all targets, before training."""
 
     def compare(self, predictions: Any, y: Any) -> Array:
-        """Return which predictions are right: bool, [N] or [N, O]."""
+        """Tell which predictions are right: bool, [N] or [N, O]."""
         raise NotImplementedError
 
     def calculate(self, predictions: Any, y: Any) -> Any:
@@ -61,7 +61,7 @@ class Accuracy_Categorical(Accuracy):
         self.binary = binary
 
     def compare(self, predictions: Any, y: Any) -> Array:
-        """Return which predictions [N] (binary: [N, O]) equal y: classes [N], or one-hot rows [N, C]."""
+        """Tell which predictions [N] (binary: [N, O]) equal y: classes [N], or one-hot rows [N, C]."""
         y = targets.given(y, f"{type(self).__name__}: y")
         if not self.binary and y.ndim == 2 and y.shape[1] > 1:
             y = np.argmax(y, axis=1)
@@ -79,12 +79,12 @@ class Accuracy_Regression(Accuracy):
     precision: Any = None
 
     def init(self, y: Any, reinit: bool = False) -> None:
-        """Take the precision from targets y, the first time or with `reinit`."""
+        """Compute the precision from targets y, the first time or with `reinit`."""
         if self.precision is None or reinit:
             self.precision = np.std(targets.given(y, f"{type(self).__name__}: y")) / 250
 
     def compare(self, predictions: Any, y: Any) -> Array:
-        """Return which predictions [N, O] are near enough."""
+        """Tell which predictions [N, O] are near enough."""
         if self.precision is None:
             raise InputError("Accuracy_Regression: no precision yet; call init(y) with all targets first")
         predictions, y = _alike(predictions, y, type(self).__name__)

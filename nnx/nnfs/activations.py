@@ -13,7 +13,7 @@ Array = Any
 
 
 class Activation:
-    """What all have in common: one operation of the backend on inputs [N, C].
+    """Base class of the activation functions: one operation of the backend on inputs [N, C].
 
     Attributes:
         inputs, output, dinputs: [N, C].

@@ -35,5 +35,5 @@ def sine_data(samples: int = 1000) -> tuple[Array, Array]:
 
 
 def _typed(x: Array, y: Array, classes: int) -> tuple[Array, Array]:
-    """Bring points into the type of `init`; their values are float32's in any case."""
+    """Convert points to the type given to `init`; their values are rounded to float32 in any case."""
     return x.astype(default_dtype(), copy=False), y.astype(np.uint8 if classes <= 256 else np.int64, copy=False)

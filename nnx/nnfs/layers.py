@@ -17,7 +17,7 @@ from nnx.errors import InputError
 from nnx.nnfs.precision import backend, default_dtype, floats, outputs_of, randn
 
 Array = Any
-NEAR = 2.0**-45  # how near to a limit a uniform number may be before its side is in doubt
+NEAR = 2.0**-45  # nearer to a limit, rounding may decide on which side a uniform number lies
 
 
 class Layer_Dense:
@@ -28,11 +28,11 @@ class Layer_Dense:
         weight_regularizer_l1, ...: strengths of the penalties `l1 * sum|w|` and `l2 * sum(w**2)`; assignable.
 
     Attributes:
-        weights: [n_inputs, n_neurons], normal with deviation `weight_scale`. biases: [1, n_neurons], zeros. What is
-            assigned is brought into the layer's type and otherwise kept as it is, not copied.
+        weights: [n_inputs, n_neurons], normal with deviation `weight_scale`. biases: [1, n_neurons], zeros. Assigned
+            arrays are converted to the layer's type if necessary, and otherwise not copied.
         inputs, output, dinputs: [N, n_inputs], [N, n_neurons], [N, n_inputs].
         dweights, dbiases: gradients after `backward`, penalties included.
-        weight_momentums, weight_cache, bias_momentums, bias_cache: what an optimizer remembers, once it has updated.
+        weight_momentums, weight_cache, bias_momentums, bias_cache: the optimizer's state, after its first update.
         weight_scale: 0.01; chapter 17 draws its last networks with 0.1: `Layer_Dense.weight_scale = 0.1`.
 
     Raises:
@@ -98,7 +98,7 @@ class Layer_Dense:
         return self.weights.copy(), self.biases.copy()
 
     def set_parameters(self, weights: Any, biases: Any) -> None:
-        """Copy weights and biases into the layer (chapter 22); raise InputError where the shapes are others."""
+        """Copy weights and biases into the layer (chapter 22); raise InputError if their shapes differ."""
         shapes, own = (np.shape(weights), np.shape(biases)), (self.weights.shape, self.biases.shape)
         if shapes != own:
             raise InputError(f"{self}: parameters given have shapes {shapes}, expected {own}")
@@ -109,9 +109,9 @@ class Layer_Dense:
 
 
 class Layer_Dropout:
-    """Set a random share of the inputs to 0 and divide the others by what is kept (chapter 15).
+    """Set a random share of the inputs to 0, and divide the others by the share that is kept (chapter 15).
 
-    The mask comes from `np.random.binomial`, so that it is the book's for the same seed.
+    The mask comes from `np.random.binomial`, so that it equals the book's for the same seed.
 
     Args:
         rate: the share dropped, at least 0 and below 1.
@@ -127,7 +127,7 @@ class Layer_Dropout:
 
     @QUIET
     def forward(self, inputs: Any, training: bool = True) -> None:
-        """Compute `output` [N, C]. Chapters 15 to 17 call it with inputs alone, and it drops."""
+        """Compute `output` [N, C]. Chapters 15 to 17 call it without `training`, and it drops inputs."""
         self.inputs = x = floats(inputs)
         if not training:
             self.output = x.copy()
@@ -137,17 +137,18 @@ class Layer_Dropout:
 
     @QUIET
     def backward(self, dvalues: Any) -> None:
-        """Compute `dinputs`: dvalues under the mask of the last forward in training."""
+        """Compute `dinputs`: dvalues times the mask of the last forward in training."""
         if not hasattr(self, "binary_mask"):
             raise InputError("Layer_Dropout: backward() was called before a forward() in training: there is no mask")
         self.dinputs = floats(dvalues, like=self.output) * self.binary_mask
 
 
 def kept(rate: float, shape: tuple[int, ...]) -> Array:
-    """Return `np.random.binomial(1, rate, shape)` as booleans, number by number, in less than half the time.
+    """Return exactly `np.random.binomial(1, rate, shape)` as booleans, in less than half the time.
 
-    NumPy makes each of these from one uniform number u: the commoner result where u is below its probability. Where
-    rounding could tell otherwise, or make it draw another u, which happens once in some 10**13, it is left to do so.
+    NumPy makes each result from one uniform number u: the more common one if u is below its probability. If rounding
+    could change a result, or make NumPy draw another u, NumPy's function is called. That happens once in about 10**13
+    numbers.
     """
     before = np.random.get_state()  # noqa: NPY002 - the stream of the book's figures
     u = np.random.random_sample(shape)  # noqa: NPY002

@@ -18,12 +18,12 @@ Array = Any
 
 
 class Loss:
-    """What all have in common; a subclass says how targets are checked, and which operation it is.
+    """Base class of the losses. A subclass defines how targets are checked, and which operation computes the loss.
 
     Attributes:
         dinputs: the gradient of the mean loss after `backward`, [N, C].
-        accumulated_sum, accumulated_count: of the samples' losses since `new_pass` (chapter 19).
-        trainable_layers: whose penalties `regularization_loss()` adds up (chapter 18).
+        accumulated_sum, accumulated_count: sum and number of the samples' losses since `new_pass` (chapter 19).
+        trainable_layers: the layers whose penalties `regularization_loss()` sums (chapter 18).
     """
 
     operation: ClassVar[str]
@@ -32,7 +32,7 @@ class Loss:
     trainable_layers: Sequence[Any] = ()
 
     def forward(self, y_pred: Any, y_true: Any) -> Array:
-        """Return the loss of each sample [N], given outputs [N, C] and what was wanted."""
+        """Return the loss of each sample [N], given outputs [N, C] and targets."""
         outputs, target = self.prepared(y_pred, y_true)
         return getattr(backend(), self.operation)(outputs, target)
 
@@ -42,7 +42,7 @@ class Loss:
         self.dinputs = getattr(backend(), f"{self.operation}_backward")(outputs, target)
 
     def prepared(self, y_pred: Any, y_true: Any) -> tuple[Array, Array]:
-        """Return outputs as floats, and targets in the form the operation takes.
+        """Return outputs as floats, and targets in the form that the operation takes.
 
         Raises:
             InputError: shapes do not fit (nothing is broadcast), or a target is out of range.
@@ -52,7 +52,7 @@ class Loss:
         return outputs, self.target(outputs, y_true)
 
     def target(self, outputs: Array, y_true: Any) -> Array:
-        """Return targets of exactly the outputs' shape [N, O]; [N] will do where O is 1."""
+        """Return targets in exactly the outputs' shape [N, O]; [N] is accepted if O is 1."""
         shares = self.operation == "binary_cross_entropy"
         return targets.numeric(y_true, outputs.shape, target_type(y_true, outputs), type(self).__name__, shares=shares)
 
@@ -63,7 +63,7 @@ class Loss:
         """Return the mean loss of a batch, a NumPy number; with `include_regularization`, the penalties too.
 
         Args:
-            output: [N, C]. y: what was wanted: see `forward`.
+            output: [N, C]. y: the targets, as for `forward`.
         """
         sample_losses = self.forward(output, y)
         self.accumulated_sum += float(np.sum(sample_losses))
@@ -90,7 +90,7 @@ class Loss:
 
     @QUIET
     def regularization_loss(self, layer: Any = None) -> Any:
-        """Return the penalty of one layer (chapter 14), or of all that are remembered (chapter 18); 0 without any."""
+        """Return the penalty of one layer (chapter 14), or of all remembered ones (chapter 18); 0 if there are none."""
         penalty: Any = 0
         for one in self.trainable_layers if layer is None else [layer]:
             for parameter, l1, l2 in (
@@ -105,10 +105,10 @@ class Loss:
 
 
 class Loss_CategoricalCrossentropy(Loss):
-    """-log of the probability given to the wanted class (chapter 5).
+    """-log of the probability of the true class (chapter 5).
 
-    Targets are class indices [N], one-hot rows or distributions [N, C], of any number type. Probabilities are kept
-    within [1e-7, 1 - 1e-7], backwards too, so that the gradient at 0 is large and finite.
+    Targets are class indices [N], one-hot rows or distributions [N, C], of any number type. Probabilities are clipped
+    to [1e-7, 1 - 1e-7], also in `backward`, so that the gradient at 0 is large but finite.
     """
 
     operation = "cross_entropy"
@@ -138,7 +138,7 @@ class Loss_MeanAbsoluteError(Loss):
 
 
 class Activation_Softmax_Loss_CategoricalCrossentropy:
-    """Softmax and categorical cross-entropy, whose common gradient is simple: (p - y) / N (chapter 9).
+    """Softmax and categorical cross-entropy together, whose gradient is simple: (p - y) / N (chapter 9).
 
     Attributes:
         activation, loss: the two. output: the probabilities [N, C]. dinputs: the gradient [N, C].

@@ -1,4 +1,4 @@
-"""The book's model: layers in a row, trained in batches (chapters 18 to 22)."""
+"""The book's model: a sequence of layers, trained in batches (chapters 18 to 22)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ Steps = Generator[tuple[tuple[Any, Any], Any]]  # (data loss, penalties) and the
 
 
 class Model:
-    """Layers in a row: `add` them, `set` loss, optimizer and accuracy, `finalize`, `train`.
+    """A sequence of layers: `add` them, `set` loss, optimizer and accuracy, `finalize`, `train`.
 
-    Several threads may evaluate and predict: they wait for one another, since layers keep what they compute. While one
-    trains the others are refused.
+    Several threads may evaluate and predict. They wait for one another, since layers keep what they compute. While one
+    thread trains, the others get an error.
 
     Attributes:
-        layers: as added. After `finalize` each has `prev` and `next`; the last one's next is the loss.
-        trainable_layers: those with weights.
-        loss, optimizer, accuracy: as set, None before.
+        layers: in the order in which they were added. After `finalize` each has `prev` and `next`; the last one's
+            `next` is the loss.
+        trainable_layers: the layers with weights.
+        loss, optimizer, accuracy: as given to `set`; None before.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class Model:
         self.layers.append(layer)
 
     def set(self, *, loss: Any = None, optimizer: Any = None, accuracy: Any = None) -> None:
-        """Set what training needs, or the parts that are given."""
+        """Set the loss, the optimizer and the accuracy, or those of them that are given."""
         self.loss = loss if loss is not None else self.loss
         self.optimizer = optimizer if optimizer is not None else self.optimizer
         self.accuracy = accuracy if accuracy is not None else self.accuracy
@@ -59,10 +60,10 @@ class Model:
             self.finalize()
 
     def finalize(self) -> None:
-        """Link the layers. To be called once all are added.
+        """Link the layers. Call it when all layers have been added.
 
         Raises:
-            InputError: there are no two layers, or the last one has no predictions().
+            InputError: there are fewer than two layers, or the last one has no predictions().
         """
         if len(self.layers) < 2:
             raise InputError(
@@ -100,13 +101,14 @@ class Model:
         print_every: int = 1,
         validation_data: Any = None,
     ) -> None:
-        """Train, and print how it goes. Rows are taken in the order given, every epoch.
+        """Train, and print the progress. In every epoch the rows are used in the given order.
 
         Args:
-            X: [N, I]. y: what the loss takes for N samples.
-            epochs: how many. batch_size: rows in a step, or None: all at once.
+            X: [N, I]. y: N targets in a form that the loss takes.
+            epochs: their number. batch_size: rows in a step; None: all rows.
             print_every: steps between lines; without a batch size, epochs between lines, as in chapter 18.
-            validation_data: (X, y), evaluated after each epoch; without a batch size, once at the end, as there.
+            validation_data: (X, y), evaluated after each epoch; without a batch size, once at the end, as in
+                chapter 18.
 
         Raises:
             InputError: data do not fit, or `set` or `finalize` was not called.
@@ -156,9 +158,9 @@ class Model:
         self._print_training("training", losses, self.accuracy.calculate_accumulated())
 
     def _steps(self, X: Array, y: Array, batches: list[slice], epochs: int) -> Steps:
-        """Do the steps of a training as they are asked for; give (data loss, penalties) and the accuracy of each.
+        """Do the steps of a training one at a time; yield (data loss, penalties) and the accuracy of each.
 
-        The last one runs as written, so that the layers hold afterwards what the book's hold.
+        The last step is never a replay, so that the layers' attributes are afterwards the same as in the book.
         """
         left, recording = epochs * len(batches), None
         if left > recorded.FEWEST:
@@ -177,7 +179,7 @@ class Model:
             yield self._train_step(X[rows], y[rows])
 
     def _count(self, step: recorded.Step) -> tuple[tuple[Any, Any], Any]:
-        """Take note of a step that was replayed, as `_train_step` does of its own."""
+        """Count a replayed step, as `_train_step` counts its own steps."""
         self.loss.accumulated_sum += step.data_loss * step.rows
         self.loss.accumulated_count += step.rows
         self.accuracy.accumulated_sum += step.right
@@ -207,7 +209,7 @@ class Model:
         )
 
     def evaluate(self, X_val: Any, y_val: Any, *, batch_size: int | None = None) -> None:
-        """Print accuracy and loss, without penalties, on data that was not trained on."""
+        """Print accuracy and loss, without penalties, on data that was not used in training."""
         self._expect("evaluate", "loss", "accuracy")
         X, y = _data(X_val, y_val, "Model.evaluate")
         self._owner.allow("Model.evaluate")
@@ -238,7 +240,7 @@ class Model:
         return self.layers[-1].output
 
     def backward(self, output: Array, y: Any) -> None:
-        """Pass the loss's gradient back through all layers; softmax and cross-entropy go together where they can."""
+        """Pass the loss's gradient back through all layers; softmax and cross-entropy are combined if possible."""
         layers = self.layers
         if self.softmax_classifier_output is not None:
             self.softmax_classifier_output.backward(output, y)
@@ -256,7 +258,7 @@ class Model:
         return [layer.get_parameters() for layer in self.trainable_layers]
 
     def set_parameters(self, parameters: Sequence[Any]) -> None:
-        """Copy (weights, biases) into every trainable layer; raise InputError where they do not fit."""
+        """Copy (weights, biases) into every trainable layer; raise InputError if they do not fit."""
         given = [tuple(map(np.shape, pair)) for pair in parameters]
         own = [(layer.weights.shape, layer.biases.shape) for layer in self.trainable_layers]
         if given != own:
@@ -265,23 +267,23 @@ class Model:
             layer.set_parameters(weights, biases)
 
     def save_parameters(self, path: str | os.PathLike[str]) -> None:
-        """Write the parameters to an .npz file, whatever its name: see nnx/nnfs/saving.py."""
+        """Write the parameters to a file in .npz format, whatever its name: see nnx/nnfs/saving.py."""
         self._expect("save_parameters")
         saving.save_parameters(self.get_parameters(), path)
 
     def load_parameters(self, path: str | os.PathLike[str]) -> None:
-        """Read parameters that `save_parameters` wrote, into a model built alike."""
+        """Read parameters that `save_parameters` wrote, into a model with the same layers."""
         self._expect("load_parameters")
         self.set_parameters(saving.load_parameters(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole model, the optimizer's state included, to a file that `nnx.load` opens too."""
+        """Write the whole model, including the optimizer's state, to a file that `nnx.load` can also read."""
         self._expect("save")
         saving.save(self._parts(), path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Model:
-        """Read a model that `save` wrote, or `nnx.Sequential.save`; ready to train, evaluate and predict."""
+        """Read a model that `save` or `nnx.Sequential.save` wrote; it is ready to train, evaluate and predict."""
         return saving.load(path, Model._made_of)
 
     def _parts(self) -> saving.Parts:
@@ -296,7 +298,7 @@ class Model:
         return model
 
     def _expect(self, what: str, *parts: str) -> None:
-        """Refuse to go on before finalize(), or without a part that set() gives."""
+        """Raise an error if finalize() was not called, or a part is missing that set() gives."""
         if self.input_layer is None:
             raise InputError(f"Model.{what}: the model is not finalized; call finalize() after add() and set()")
         missing = [part for part in parts if getattr(self, part) is None]

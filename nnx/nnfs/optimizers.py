@@ -16,12 +16,12 @@ Array = Any
 
 
 class Optimizer:
-    """What all have in common: the decaying learning rate, and one operation of the backend for each parameter.
+    """Base class of the optimizers: the decaying learning rate, and one operation of the backend for each parameter.
 
     Attributes:
         learning_rate, decay: the rate of step t, counted from 0, is `learning_rate / (1 + decay * t)`.
-        current_learning_rate: that of the last step. Without decay it is yours to set.
-        iterations: steps done.
+        current_learning_rate: the rate of the last step. Without decay you may set it.
+        iterations: the number of steps done.
     """
 
     operation: ClassVar[str]
@@ -34,12 +34,12 @@ class Optimizer:
         self.iterations = 0
 
     def pre_update_params(self) -> None:
-        """Set the rate of this step. To be called once before the layers are updated."""
+        """Set the rate of this step. Call it once before the layers are updated."""
         if self.decay:
             self.current_learning_rate = self.learning_rate * (1.0 / (1.0 + self.decay * self.iterations))
 
     def update_params(self, layer: Any) -> None:
-        """Move weights and biases of a layer against their gradients, in place."""
+        """Update weights and biases of a layer in place, given their gradients."""
         hyper = np.zeros(6)  # laid out as step_state.py says; the rate stands there decayed
         hyper[LEARNING_RATE] = self.current_learning_rate
         for place, number in self.hyper().items():
@@ -52,7 +52,7 @@ class Optimizer:
             getattr(backend(), self.operation)(*flat, hyper, counters)
 
     def post_update_params(self) -> None:
-        """Count the step. To be called once after the layers are updated."""
+        """Count the step. Call it once after the layers are updated."""
         self.iterations += 1
 
     def hyper(self) -> dict[int, float]:
@@ -60,7 +60,7 @@ class Optimizer:
         raise NotImplementedError
 
     def gradient(self, layer: Any, name: str, parameter: Array) -> Array:
-        """Return a gradient of the layer; raise InputError where there is none, or one of another shape."""
+        """Return a gradient of the layer; raise InputError if there is none, or if it has another shape."""
         gradient = getattr(layer, name, None)
         if gradient is None:
             raise InputError(f"{type(self).__name__}: {layer} has no {name}: call backward() before update_params()")
@@ -71,7 +71,7 @@ class Optimizer:
         return floats(gradient, like=parameter)
 
     def state(self, layer: Any, name: str, gradient: Array) -> Array:
-        """Return what is kept on the layer under `name`, zeros at first."""
+        """Return the state that is kept on the layer under `name`; zeros at first."""
         if getattr(layer, name, None) is None:
             setattr(layer, name, np.zeros_like(gradient, order="C"))
         return getattr(layer, name)

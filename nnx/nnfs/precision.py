@@ -1,8 +1,8 @@
 """Precision of the book's classes: the book's own rounding, or nnx's fast backends.
 
-The book's `nnfs.init()` replaces functions of NumPy itself, for the whole process, so that normal numbers and zeros are
-float32 and dot products are computed in float64 and rounded to float32. Here NumPy stays as it is: the classes round by
-themselves, and `BookBackend` holds the operations whose printed digits depend on it.
+The book's `nnfs.init()` replaces functions of NumPy for the whole process, so that normal numbers and zeros are float32
+and dot products are computed in float64 and rounded to float32. Here NumPy is not changed: the classes round by
+themselves, and `BookBackend` has the operations on whose rounding the printed digits depend.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ Array = Any
 
 @quiet
 class BookBackend(NumpyBackend):
-    """NumPy with the book's order of operations and the book's rounding, so that its printed digits come out.
+    """NumPy with the book's order of operations and the book's rounding, so that the printed digits are the book's.
 
-    Dot products, exponentials and logarithms are computed in float64 and rounded: BLAS libraries and NumPy's own
-    float32 `exp` differ between processors in the last bit, and training turns that bit into other figures. What the
-    book leaves in float64 (a dropout's mask, the targets of a regression) stays in float64.
+    Dot products, exponentials and logarithms are computed in float64 and rounded, because BLAS libraries and NumPy's
+    own float32 `exp` differ in the last bit between processors, which changes the figures of a training. What is
+    float64 in the book (a dropout's mask, the targets of a regression) stays float64.
 
     Args:
-        dtype: what dot products are rounded to, whatever the operands are. So this is no backend for other types.
+        dtype: the type that dot products are rounded to, whatever their operands are. So the backend is of no use for
+            other types.
     """
 
     name = "book"
@@ -51,7 +52,7 @@ class BookBackend(NumpyBackend):
         return y if activation is None else getattr(self, activation)(y, out=y)
 
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
-        """Write the parameters' gradients, return that of the inputs (chapter 9)."""
+        """Write the parameters' gradients, and return that of the inputs (chapter 9)."""
         self.dense_gradients(x, dy, dw, db)
         return write(out, self.dot(dy, w.T))
 
@@ -66,13 +67,13 @@ class BookBackend(NumpyBackend):
         return write(out, e / np.sum(e, axis=1, keepdims=True))
 
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        """Return each sample's Jacobian times its gradient, the Jacobian made and rounded as in chapter 9."""
+        """Return each sample's Jacobian times its gradient; the Jacobian is computed and rounded as in chapter 9."""
         identity = np.eye(y.shape[1], dtype=y.dtype)
         jacobian = y[:, :, None] * identity - self.dot(y[:, :, None], y[:, None, :])
         return write(out, self.dot(jacobian, dy[:, :, None])[:, :, 0].astype(dy.dtype, copy=False))
 
     def sigmoid(self, x: Array, out: Array | None = None) -> Array:
-        """Return 1 / (1 + exp(-x)) (chapter 16); where exp(-x) overflows, that is 0."""
+        """Return 1 / (1 + exp(-x)) (chapter 16); if exp(-x) overflows, that is 0."""
         return write(out, 1 / (1 + exact(np.exp, -x)))
 
     def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
@@ -80,7 +81,7 @@ class BookBackend(NumpyBackend):
         return write(out, dy * (1 - y) * y)
 
     def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        """Return -log of the probability given to the wanted class, for each row (chapter 5)."""
+        """Return -log of the probability of the true class, for each row (chapter 5)."""
         p = np.clip(p, CLIP, 1 - CLIP)
         if target.ndim == 1:
             wanted = p[np.arange(len(p)), np.clip(target, 0, p.shape[1] - 1)]
@@ -126,16 +127,17 @@ def init(
     *,
     precision: str | None = None,
 ) -> None:
-    """Begin as the book's scripts do: seed the random numbers, and choose how all classes here compute.
+    """Start a script like those of the book: seed the random numbers, and choose how all classes here compute.
 
-    Nothing of NumPy is replaced: `np.random.randn` in your own script stays float64. Call it before making layers.
+    NumPy is not changed: `np.random.randn` in your own script still returns float64. Call this before making layers.
 
     Args:
-        dot_precision_workaround: True is precision="book", False is precision="fast".
-        default_dtype: of weights, biases and rounded dot products: "float32"; "float64" (or None) rounds nowhere.
-        random_seed: of NumPy's global generator, from which weights, data and dropout masks are drawn; None leaves it.
-        precision: "book" computes with `BookBackend`, for the book's digits; "fast" with the backend that is active
-            now, where that is one for the CPU (else numba, else numpy).
+        dot_precision_workaround: True means precision="book", False means precision="fast".
+        default_dtype: type of weights, biases and rounded dot products: "float32", or "float64" (the same as None),
+            which rounds nowhere.
+        random_seed: seed for NumPy's global generator, which gives weights, data and dropout masks; None: don't seed.
+        precision: "book" computes with `BookBackend`, for the book's digits; "fast" computes with the active backend
+            if that is one for the CPU (otherwise numba, otherwise numpy).
 
     Raises:
         InputError: an argument is none of these.
@@ -151,7 +153,7 @@ def init(
 
 
 def default_dtype() -> str:
-    """Return the type of new weights: "float32", or what `init` was given."""
+    """Return the type of new weights: "float32", or the type given to `init`."""
     return _dtype
 
 
@@ -161,12 +163,12 @@ def is_book() -> bool:
 
 
 def randn(*shape: int) -> Array:
-    """Draw normal numbers from NumPy's global generator, rounded to the type of `init` as the book's are."""
+    """Draw normal numbers from NumPy's global generator, rounded to the type given to `init`, as in the book."""
     return np.random.randn(*shape).astype(_dtype)  # noqa: NPY002 - the stream of the book's figures
 
 
 def backend() -> Backend:
-    """Return what computes: the book's arithmetic after `init()`, else the fast backend."""
+    """Return the backend that computes: the book's after `init()`, otherwise the fast one."""
     global _backend
     if _backend is None:
         _backend = _fast()
@@ -174,9 +176,9 @@ def backend() -> Backend:
 
 
 def _fast() -> Backend:
-    """Return the active backend, or one whose arrays are NumPy's: the book's scripts go on with np.argmax and the like.
+    """Return the active backend if its arrays are NumPy's, otherwise another: the book's scripts call np.argmax etc.
 
-    A GPU that was asked for by name is passed over with a warning.
+    If a GPU was asked for by name, there is a warning that it is not used.
     """
     active = resolve()
     if active.backend.xp is np:
@@ -195,10 +197,10 @@ def _fast() -> Backend:
 
 
 def floats(a: Any, like: Array | None = None) -> Array:
-    """Return `a` as an array of floats; integers and lists become float64, as NumPy's arithmetic would make them.
+    """Return `a` as an array of floats; integers and lists become float64, as in NumPy's arithmetic.
 
     Args:
-        like: an array whose type it must have. Book precision ignores it, for there types mix as they do in the book.
+        like: an array whose type the result must have. Ignored in book precision, where types mix as in the book.
     """
     kept = type(a) is np.ndarray and a.dtype.char in "fd"
     if like is None or _book:
@@ -207,7 +209,7 @@ def floats(a: Any, like: Array | None = None) -> Array:
 
 
 def target_type(y: Any, outputs: Array) -> str:
-    """Return the type of targets y once prepared: that of the outputs, or in book precision, what NumPy would choose.
+    """Return the type of prepared targets y: that of the outputs or, in book precision, the one of NumPy's rules.
 
     So the sine of chapter 17, which is float64, makes its losses float64.
     """
@@ -216,7 +218,7 @@ def target_type(y: Any, outputs: Array) -> str:
 
 
 def outputs_of(part: Any) -> Array:
-    """Return `part.output`; raise InputError where forward() has not been called."""
+    """Return `part.output`; raise InputError if forward() has not been called."""
     try:
         return part.output
     except AttributeError:

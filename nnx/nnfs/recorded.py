@@ -1,9 +1,9 @@
-"""Training of the book's models by a step that is recorded once and replayed, as `nnx.Sequential` trains.
+"""Training of the book's models by recording one step and replaying it, as `nnx.Sequential` does.
 
-`Model.train` gives nothing away between its steps but lines of text. So where the fast backend computes, and all parts
-are the classes of this package, unchanged, the model is trained as the `nnx.Sequential` that it is, and takes back what
-that has learned. Its dropout masks are then those of nnx/kernels/philox.py, under a seed from NumPy's global generator.
-Book precision has its own order of operations, and is run as written.
+Between its steps `Model.train` only prints lines of text. So if the fast backend is used and all parts are unchanged
+classes of this package, an equal `nnx.Sequential` is trained instead, and its result is copied back. The dropout masks
+are then those of nnx/kernels/philox.py, with a seed from NumPy's global generator. Book precision has its own order of
+operations, and its steps are not recorded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from nnx.training.step import HISTORY
 from nnx.training.streamed_batches import batches_for
 
 Array = Any
-FEWEST = 8  # steps, below which recording takes longer than it saves
+FEWEST = 8  # for fewer steps, recording takes longer than it saves
 
 # What must stand at the end, and who counts what is right there, for nnx to count it alike.
 ENDINGS: dict[type, tuple[type, type]] = {
@@ -56,11 +56,11 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Step:
-    """What one step gave.
+    """The results of one step.
 
     Attributes:
-        iteration: its number, from 0. rows: samples. data_loss: their mean loss. penalty: of all layers.
-        right, outputs: how many predictions were right, of how many.
+        iteration: the step's number, from 0. rows: its samples. data_loss: their mean loss. penalty: of all layers.
+        right, outputs: the number of right predictions, and of all.
     """
 
     iteration: int
@@ -72,7 +72,7 @@ class Step:
 
 
 class Recording:
-    """Steps of a book's model, run by the `nnx.Sequential` that it is; `of` makes one."""
+    """Steps of a book's model, run by an equal `nnx.Sequential`; `of` makes one."""
 
     def __init__(self, parts: saving.Parts, x: Array, y: Array, batch: int, sequential: Sequential) -> None:
         self._parts, self._model = parts, sequential
@@ -88,7 +88,7 @@ class Recording:
 
     @classmethod
     def of(cls, parts: saving.Parts, x: Array, y: Array, batch: int) -> Recording | None:
-        """Return one; None where training must run as written, whose errors then say what is wrong, if anything is."""
+        """Return a recording, or None if the model must train step by step, where errors in it will be reported."""
         if is_book() or not _unchanged(parts) or not _counted_alike(parts, y):
             return None
         dropout = any(type(layer) is Layer_Dropout for layer in parts.layers)
@@ -100,10 +100,10 @@ class Recording:
             return None
 
     def steps(self, n: int, by_epoch: bool) -> Iterator[Step]:
-        """Do n steps, batch after batch; give what each one gave.
+        """Do n steps, batch after batch; yield the results of each.
 
         Args:
-            by_epoch: whether no step of an epoch may be done before all of the one before it have been given.
+            by_epoch: whether a step may only be done after all steps of earlier epochs have been yielded.
         """
         trainer, sizes = self._trainer, self._batches.sizes.astype(int)
         left, epochs = n, 1 if by_epoch else self._batches.epochs
@@ -123,7 +123,7 @@ class Recording:
                     ready, left = ready - count, left - count
 
     def bring_back(self) -> None:
-        """Copy parameters and the optimizer's state into the book's layers, where they lie."""
+        """Copy parameters and the optimizer's state back into the arrays of the book's layers."""
         layers, optimizer = self._parts.layers, self._parts.optimizer
         for layer, part in zip(layers, self._model.layers, strict=True):
             if isinstance(part, Dense):
@@ -134,12 +134,12 @@ class Recording:
 
 
 def _note(text: str) -> None:
-    """Say something that the book does not: on stderr, for stdout is the book's."""
+    """Print a message that the book doesn't have. It goes to stderr, since stdout is as in the book."""
     Output(sys.stderr).write(f"{text}\n")
 
 
 def _unchanged(parts: saving.Parts) -> bool:
-    """Whether each part is one of the book's classes, with the methods that it came with."""
+    """Tell whether each part is one of the book's classes, with its original methods."""
     for part in (*parts.layers, parts.loss, parts.optimizer, parts.accuracy):
         came_with = METHODS.get(type(part))
         if came_with is None or any(getattr(type(part), name) is not it for name, it in came_with.items()):
@@ -150,7 +150,7 @@ def _unchanged(parts: saving.Parts) -> bool:
 
 
 def _counted_alike(parts: saving.Parts, y: Array) -> bool:
-    """Whether the book's accuracy counts as nnx does."""
+    """Tell whether the book's accuracy counts in the same way as nnx."""
     end, accuracy = ENDINGS[type(parts.loss)]
     if type(parts.layers[-1]) is not end or type(parts.accuracy) is not accuracy:
         return False

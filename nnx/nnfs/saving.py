@@ -1,9 +1,9 @@
 """Saving and loading the book's models (chapter 22), without the pickles that the book writes.
 
-A pickle runs whatever code it holds as soon as it is loaded; none is read here. Parameters go into NumPy's own .npz
-format, a whole model into the file of `nnx.Sequential.save`, so that `nnx.load(path, backend="auto")` opens it on any
-backend. Files are written whole or not at all. What an optimizer keeps is written in the type of the weights; where
-dropout or float64 targets made some of it float64, as they do in the book, it is rounded.
+A pickle runs any code that it contains when it is loaded; so none is read here. Parameters are written in NumPy's .npz
+format, and whole models in the format of `nnx.Sequential.save`, so that `nnx.load(path, backend="auto")` opens them on
+any backend. If writing fails, an older file stays as it was. An optimizer's state is written in the type of the
+weights: if dropout or float64 targets made a part of it float64, as they do in the book, that part is rounded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Array = Any
 Model = TypeVar("Model")
 PathLike = str | os.PathLike[str]
 
-# The book's class, and what it is in nnx.
+# The book's classes, and their counterparts in nnx.
 ACTIVATIONS: dict[type, type] = {
     Activation_Linear: nnx.Linear,
     Activation_ReLU: nnx.ReLU,
@@ -65,7 +65,7 @@ PLACES = {"momentums": "first", "cache": "second"}  # an optimizer's state on a 
 
 
 def save_parameters(parameters: Iterable[tuple[Array, Array]], path: PathLike) -> None:
-    """Write layers' weights and biases as "0.weights", "0.biases", ...; OSError where the file cannot be written."""
+    """Write layers' weights and biases as "0.weights", "0.biases", ...; raise OSError if the file cannot be written."""
     path, data = as_path("save_parameters", path), io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:  # numpy.savez puts the time into it
         for number, pair in enumerate(parameters):
@@ -93,7 +93,7 @@ def load_parameters(path: PathLike) -> list[tuple[Array, Array]]:
 
 
 def _readable(path: PathLike, writer: str) -> Path:
-    """Refuse what is no file, and a pickle, in so many words."""
+    """Refuse anything that isn't a file, and pickles, with messages that say so."""
     path = existing_file("load", path, f"a file that {writer} wrote")
     with open_file(path, f"a file that {writer} wrote") as file:
         start = file.read(1)
@@ -110,7 +110,7 @@ def _readable(path: PathLike, writer: str) -> Path:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the book's model is made of; loss, accuracy and optimizer are None where they were not set."""
+    """The parts of a book's model; loss, accuracy and optimizer are None if they were not set."""
 
     layers: list[Any]
     loss: Any
@@ -144,7 +144,7 @@ def load(path: PathLike, build: Callable[[Parts], Model]) -> Model:
 
 
 def to_sequential(model: Parts, backend: Backend, seed: int = 0) -> nnx.Sequential:
-    """Return a model as an `nnx.Sequential`, with the optimizer's state; the seed is of its dropout masks."""
+    """Return a model as an `nnx.Sequential`, with the optimizer's state; the seed is for its dropout masks."""
     if model.optimizer is not None and model.loss is None:
         raise InputError("Model.save: the model has an optimizer, but no loss; give it by set(loss=...)")
     dtype = next((layer.dtype for layer in model.layers if hasattr(layer, "weights")), "float32")
@@ -165,7 +165,7 @@ def to_sequential(model: Parts, backend: Backend, seed: int = 0) -> nnx.Sequenti
     if model.optimizer is not None:
         optimizer = _partner(OPTIMIZERS, model.optimizer)(model.optimizer.learning_rate)
         numbers = {name: getattr(model.optimizer, name) for name in optimizer.config()}
-        if not model.optimizer.decay:  # then the current rate is the script's to set
+        if not model.optimizer.decay:  # then the script may set the current rate
             numbers["learning_rate"] = model.optimizer.current_learning_rate
         sequential.compile(_partner(LOSSES, model.loss)(), type(optimizer)(**numbers))
         sequential.resume(model.optimizer.iterations, float(precision or 0))
@@ -175,7 +175,7 @@ def to_sequential(model: Parts, backend: Backend, seed: int = 0) -> nnx.Sequenti
 
 
 def from_sequential(sequential: nnx.Sequential) -> Parts:
-    """Return an `nnx.Sequential` as what the book's model is made of, with the optimizer's state."""
+    """Return the parts of a book's model that equals an `nnx.Sequential`, with the optimizer's state."""
     named = sequential.metadata.get("nnfs") or _named(sequential)
     layers: list[Any] = [_from_layer(part) for part in sequential.layers]
     loss: Any = None
@@ -198,7 +198,7 @@ def from_sequential(sequential: nnx.Sequential) -> Parts:
 
 
 def _named(sequential: nnx.Sequential) -> dict[str, Any]:
-    """Say which loss and accuracy fit a model that was never one of the book's."""
+    """Return the loss and accuracy that fit a model which was not made with the book's classes."""
     loss = sequential.loss
     if loss is None:
         return {"loss": None, "accuracy": None}
@@ -207,7 +207,7 @@ def _named(sequential: nnx.Sequential) -> dict[str, Any]:
 
 
 def states(layers: list[Any], optimizer: Any, sequential: nnx.Sequential) -> Iterator[tuple[Any, str, np.ndarray]]:
-    """Give, for each state of the optimizer, its layer, the attribute's name, and its view in nnx's flat buffer."""
+    """Yield, for each state of the optimizer, its layer, the attribute's name, and its view in nnx's flat buffer."""
     for moment in optimizer.moments:
         views = iter(sequential.flat.views(getattr(sequential.flat, PLACES[moment])))
         for layer in (layer for layer in layers if hasattr(layer, "weights")):
@@ -233,7 +233,7 @@ def _from_layer(part: nnx.Layer) -> Any:
         return Layer_Dropout(part.rate)
     if not isinstance(part, nnx.Dense):
         return _own(ACTIVATIONS, part)()
-    layer = Layer_Dense.__new__(Layer_Dense)  # __init__ would draw, and move the script's random numbers on
+    layer = Layer_Dense.__new__(Layer_Dense)  # __init__ would draw from the script's random numbers
     layer.dtype = part.dtype or "float32"
     layer.weights, layer.biases = np.array(part.weights), np.array(part.biases)
     for name, own in PENALTIES.items():

@@ -1,4 +1,4 @@
-"""Classes that a script defines itself under the names of the book's: they run, and not those of nnx.nnfs."""
+"""Classes that a script defines itself under the book's names, so that they are used instead of those of nnx.nnfs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nnx.kernels.user_warnings import warn
 
 
 def _names() -> dict[str, object]:
-    """Return what the package offers, by name; not imported, for the package imports this."""
+    """Return the package's public objects by name, without importing it, since the package imports this module."""
     package = sys.modules["nnx.nnfs"]
     return {name: getattr(package, name) for name in package.__all__}
 
 
 def warn_of_own_classes() -> None:
-    """Warn where the script that runs defines classes of the book's names, by hand and not from nnx's.
+    """Warn if the running script defines classes with the book's names that are not derived from nnx's.
 
-    A script calls `init` before it defines anything, so its text is looked through as well as what it has by now.
+    A script calls `init` before it defines anything, so its source is searched as well as the names that exist by now.
     """
     names = sorted({*_defined(), *_written()})
     if names:
@@ -32,7 +32,7 @@ def warn_of_own_classes() -> None:
 
 
 def _defined() -> Iterator[str]:
-    """Give the names of such classes that are there already, as in a notebook."""
+    """Yield the names of such classes that exist already, as in a notebook."""
     book = _names()
     for name, value in list(vars(sys.modules["__main__"]).items()):
         if name in book and isinstance(value, type) and value.__module__ == "__main__":
@@ -42,7 +42,7 @@ def _defined() -> Iterator[str]:
 
 
 def _written() -> Iterator[str]:
-    """Give the names of such classes that the script's text defines; none where it has no text, or cannot be read."""
+    """Yield the names of such classes that the script's source defines; none if the source cannot be read."""
     try:
         text = Path(sys.modules["__main__"].__file__ or "").read_bytes()
         found = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
@@ -51,6 +51,6 @@ def _written() -> Iterator[str]:
     book = _names()
     for node in found:
         bases = {base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases}
-        # Made from nnx's class of the same name, it is meant to be another.
+        # A class derived from nnx's class of the same name is meant to replace it.
         if node.name in book and node.name not in bases:
             yield node.name

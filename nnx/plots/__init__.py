@@ -1,4 +1,4 @@
-"""Pictures of a training and of what came of it. They need matplotlib, which is imported when one is drawn.
+"""Figures that show a training and its result. They need matplotlib, which is imported when a figure is drawn.
 
     from nnx import plots
 
@@ -6,8 +6,8 @@
     plots.save(figure, "digits.png")
 
 A panel is a function that draws into a part of a figure: `images`, `boundary`, `regression`, `confusion` and `bars`
-each return one. Nothing global is changed, and no window is opened. Colours are those of Okabe and Ito (2008), which
-remain apart for the colour-blind.
+each return one. No global settings are changed, and no window is opened. The colours are those of Okabe and Ito (2008),
+which colour-blind people can tell apart.
 """
 
 from nnx.plots.classes import confusion

@@ -1,4 +1,4 @@
-"""Confusion of classes: what each was taken for."""
+"""Confusion matrix: which classes were predicted for each true class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_NAMES = 24  # of classes along an axis
 
 
 def confusion(guess: np.ndarray, wanted: np.ndarray, names: Sequence[str]) -> Panel:
-    """Return a panel that counts, for each true class, what it was taken for. guess, wanted: classes [N]."""
+    """Return a panel that counts the predictions for each true class. guess, wanted: predicted, true classes [N]."""
     count = len(names)
     table = np.zeros((count, count), dtype=np.int64)
     np.add.at(table, (np.asarray(wanted), np.asarray(guess)), 1)

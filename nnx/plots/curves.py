@@ -11,12 +11,12 @@ from nnx.plots.style import BLUE, GREY, RED, History
 
 
 def curves(part: Any, history: History, held_out: str, kept: int | None) -> None:
-    """Draw the loss, and the accuracy where there is one, of training and what was held out; mark the epoch kept."""
+    """Draw the loss, and the accuracy if there is one, for training and held-out samples; mark the epoch kept."""
     epochs = history.get("epoch") or range(1, len(history["loss"]) + 1)
     names = [name for name in ("accuracy", "loss") if name in history]
     for number, (axes, name) in enumerate(zip(_column(part, len(names)), names, strict=True)):
         axes.set_title(name.capitalize())
-        # Without penalties where they are known apart: the test's loss has none either.
+        # Without penalties if they are known separately, since the loss of the test has none either.
         learned = history["data_loss"] if name == "loss" and "data_loss" in history else history[name]
         lines = [("training", learned, BLUE)]
         if f"val_{name}" in history:
@@ -48,7 +48,7 @@ def _column(part: Any, count: int) -> list[Any]:
 
 
 def _accuracy_range(values: np.ndarray) -> tuple[float, float]:
-    """Return limits that show where the curves end up, and not much of how bad they began."""
+    """Return limits that show where the curves end in detail, and leave out much of the bad beginning."""
     low = float(np.percentile(values, 4))
     low = max(0.0, np.floor((low - 0.02) * 20) / 20)
     return low, 1.0 + 0.03 * (1 - low)
@@ -57,7 +57,7 @@ def _accuracy_range(values: np.ndarray) -> tuple[float, float]:
 def _draw_lines(
     axes: Any, epochs: Any, lines: list[tuple[str, Any, str]], written: Callable[[float], str], least: float
 ) -> None:
-    """Draw lines, each named with its last value at its end, `least` apart: no legend to look up."""
+    """Draw lines. Each has its name and last value at its end instead of in a legend; labels are `least` apart."""
     last = max(epochs)
     axes.set_xlim(min(epochs) - 0.01 * last, max(last, min(epochs) + 1))
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -73,14 +73,14 @@ def _draw_lines(
 
 
 def _three_digits(value: float) -> str:
-    if 1000 <= abs(value) < 1e12:  # where people would not use an exponent
+    if 1000 <= abs(value) < 1e12:  # written without an exponent
         return f"{value:,.0f}"
     return f"{value:.3f}" if 0.1 <= abs(value) < 10 else f"{value:.3g}"
 
 
 def _height(axes: Any, value: float) -> float:
     """Return how high a value stands in its axes, from 0 to 1."""
-    axes.get_ylim()  # settles the limits, which are found out no earlier than needed
+    axes.get_ylim()  # computes the limits, which matplotlib does no earlier than needed
     point = axes.transData.transform((1.0, value))
     return float(np.clip(axes.transAxes.inverted().transform(point)[1], 0.0, 1.0))
 

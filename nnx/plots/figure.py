@@ -1,4 +1,4 @@
-"""Figures: a training and what came of it, put together and written."""
+"""Figures: puts the curves of a training and its result together, and writes them to a file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def compose(
     title: str, subtitle: str, history: History, panel: Panel | None = None, *, side: Panel | None = None,
     held_out: str = "test", kept: int | None = None,
 ) -> Figure:  # fmt: skip
-    """Return a figure: the training's curves on the left, what came of it on the right.
+    """Return a figure with the training's curves on the left and its result on the right.
 
     Args:
         title: in large letters. subtitle: under it.
-        history: what `fit` returned; or a mapping that also names the epochs, as "epoch".
-        panel: what stands on the right; None gives the curves the whole width. side: more of it, in a wider figure.
-        held_out: what the quantities that begin with "val_" were measured on.
-        kept: the epoch whose parameters are the network, counted from 1; None: the last.
+        history: what `fit` returned, or a mapping that also has the numbers of the epochs, as "epoch".
+        panel: drawn on the right; with None the curves have the whole width. side: another panel, in a wider figure.
+        held_out: the name of the samples on which the quantities that begin with "val_" were measured.
+        kept: the epoch whose parameters the network has, counted from 1; None: the last.
     """
     figure = new_figure(WIDTH if panel is None or side is None else WIDTH + SIDE)
     with own_style():
@@ -45,7 +45,7 @@ def compose(
 
 
 def learning_rates(found: Any) -> Figure:
-    """Return a figure of what `nnx.find_learning_rate` found: losses over rates, and the rate that it suggests."""
+    """Return a figure of the result of `nnx.find_learning_rate`: losses over rates, and the suggested rate."""
     figure = new_figure(WIDTH * 0.6)
     with own_style():
         axes = figure.subplots()
@@ -63,7 +63,7 @@ def learning_rates(found: Any) -> Figure:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure whole or not at all, as the kind of picture that the name ends in.
+    """Write a figure, in the format that the name's ending says. If that fails, an older file stays as it was.
 
     Raises:
         OSError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Numbers: predicted against true ones, and values as bars."""
+"""Numbers: predicted numbers over true ones, and values as bars."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nnx.plots.style import BLUE, GREY, SKY, Panel, plain_tick
 
 
 def regression(predicted: np.ndarray, wanted: np.ndarray, name: str = "") -> Panel:
-    """Return a panel of predicted against true numbers, [N] or [N, 1] each, and of what is left under it.
+    """Return a panel of predicted over true numbers, [N] or [N, 1] each, and of the residuals below it.
 
-    On the line the network is right. What is left, true minus predicted, shows what it has not learned where it has a
-    shape: a bow, or a spread that grows.
+    On the line the network is right. If the residuals, true minus predicted, have a shape, such as a bow or a growing
+    spread, there is something that the network has not learned.
     """
     predicted, wanted = np.asarray(predicted).reshape(-1), np.asarray(wanted).reshape(-1)
     name = printable(name)
@@ -46,7 +46,7 @@ def regression(predicted: np.ndarray, wanted: np.ndarray, name: str = "") -> Pan
 def bars(
     names: Sequence[str], values: Sequence[float], spreads: Sequence[float], title: str, label: str, most: int = 12
 ) -> Panel:
-    """Return a panel of the first `most` of some values as bars, each with the spread of what it is the mean of."""
+    """Return a panel with bars for the first `most` values, which are means, each with its spread."""
     shown = [name if len(name) <= 18 else f"{name[:17]}..." for name in map(printable, names[:most])]
 
     def draw(part: Any) -> None:

@@ -1,4 +1,4 @@
-"""Images that a network was shown, with what it takes them for."""
+"""Images, with the classes that a network predicts for them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ def images(
     x: np.ndarray, wanted: np.ndarray, probabilities: np.ndarray, shape: tuple[int, int], names: Sequence[str] = (),
     rows: int = 4, columns: int = 6, seed: int = 0,
 ) -> Panel:  # fmt: skip
-    """Return a panel of pictures with what the network takes them for, mistakes first.
+    """Return a panel of images with the classes that the network predicts for them, mistakes first.
 
     Args:
         x: pictures [N, height * width], 0 (paper) to 1 (ink). wanted: classes [N].
         probabilities: what the network says, [N, C]. shape: height and width. names: of the classes; else numbers.
-        rows, columns: of the grid. Up to half of it shows mistakes, the surest ones. seed: of the choice of the others.
+        rows, columns: size of the grid. Up to half of it shows mistakes, those with the highest probability.
+        seed: for the random choice of the other images.
     """
     names = [printable(name) for name in names] or [str(i) for i in range(probabilities.shape[1])]
     guess, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)

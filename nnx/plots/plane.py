@@ -1,4 +1,4 @@
-"""Boundary between classes in the plane."""
+"""Boundaries between classes in the plane."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def boundary(
     predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray, x_test: np.ndarray | None = None,
     y_test: np.ndarray | None = None, names: Sequence[str] = (), columns: Sequence[str] = (), resolution: int = 300,
 ) -> Panel:  # fmt: skip
-    """Return a panel of a plane, shaded by class and by how sure the network is, with the samples on it.
+    """Return a panel of a plane with the samples, coloured by the predicted class and by its probability.
 
     Args:
         predict: gives probabilities [N, C] for points [N, 2].
@@ -36,7 +36,7 @@ def boundary(
         points = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2).astype(np.float32)
         shares = np.asarray(predict(points)).reshape(resolution, resolution, -1)
         colours = class_colours(shares.shape[2])
-        alike = 0.67 < (right - left) / (top - bottom) < 1.5  # then one unit is as long both ways
+        alike = 0.67 < (right - left) / (top - bottom) < 1.5  # then both axes have the same scale
         axes.imshow(
             _shade(shares, colours), extent=(left, right, bottom, top), origin="lower",
             aspect="equal" if alike else "auto", interpolation="bilinear", zorder=0,
@@ -57,7 +57,7 @@ def boundary(
 
 
 def class_colours(count: int) -> list[str]:
-    """Return a colour for each class: Okabe and Ito's, or, for more than they have, steps along viridis."""
+    """Return a colour for each class: those of Okabe and Ito or, if these are too few, steps along viridis."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     from matplotlib import colormaps, colors
@@ -66,7 +66,7 @@ def class_colours(count: int) -> list[str]:
 
 
 def _shade(shares: np.ndarray, colours: Sequence[str]) -> np.ndarray:
-    """Mix the classes' colours by their probabilities, pale where the network is in doubt: [H, W, 3]."""
+    """Mix the classes' colours by their probabilities, paler where the network is less sure: [H, W, 3]."""
     from matplotlib.colors import to_rgb
 
     palette = np.array([to_rgb(colour) for colour in colours])

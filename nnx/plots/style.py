@@ -1,4 +1,4 @@
-"""Style of the pictures: colours, sizes, and figures of matplotlib's that nothing else touches."""
+"""Style of the figures: colours and sizes, and matplotlib figures that belong to no window."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ History = Mapping[str, Sequence[float]]
 
 
 def new_figure(width: float) -> Figure:
-    """Return an empty figure that no window shows."""
+    """Return an empty figure that is not shown in a window."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as MatplotlibFigure
@@ -54,7 +54,7 @@ def new_figure(width: float) -> Figure:
 
 
 def own_style() -> Any:
-    """Use our style inside a `with` block, and matplotlib's own defaults for the rest, whatever the user's are."""
+    """Use our style inside a `with` block. Other settings are matplotlib's defaults and not the user's."""
     import matplotlib as mpl
 
     style: Any = {name: value for name, value in mpl.rcParamsDefault.items() if "backend" not in name}
@@ -63,5 +63,5 @@ def own_style() -> Any:
 
 
 def plain_tick(value: float, _: Any = None) -> str:
-    """Write a tick of an axis without an exponent where people would not use one."""
+    """Format a tick of an axis, without an exponent if the number is easy to read without one."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.6g}"

@@ -1,7 +1,7 @@
-"""Arguments of the estimators: nnx's names and those of scikit-learn's MLP, checked and brought into one form.
+"""Arguments of the estimators: nnx's names and those of scikit-learn's MLP, checked and converted to one form.
 
-An argument of the MLP is None where it was not given. The two names of one thing are never both obeyed: given
-differently, they are refused.
+An argument of the MLP that was not given is None. If the same thing is given under both names with different values,
+that is an error.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from nnx.sklearn.lbfgs import gradient_taker
 ACTIVATIONS: dict[str, type[Layer]] = {**ELEMENTWISE, "linear": Linear}
 OF_MLP = {"identity": "linear", "logistic": "sigmoid"}
 SCHEDULES = ("constant", "invscaling", "adaptive")
-AUTO_BATCH = 200  # "auto": so many samples a step, or all
-HELD_OUT = 0.1  # the share of them, where early_stopping=True names none
-TOLERANCE = 1e-4  # what the MLP's rule for the end takes as no improvement, where none is named
+AUTO_BATCH = 200  # the batch size of "auto", or all samples if there are fewer
+HELD_OUT = 0.1  # the share of the samples, if early_stopping=True is given without one
+TOLERANCE = 1e-4  # the tolerance of the MLP's stopping rule, if none is given
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What an estimator was given.
+    """The arguments of an estimator.
 
     Attributes:
         alpha: the MLP's penalty, `alpha / 2 * sum(w**2)` over the samples of a step, which is added to `l2`.
-        batch_size: or None, "auto". epsilon: or None, Adam's own. patience: epochs, or infinite.
-        schedule: what becomes of SGD's learning rate. held_out: share of the samples.
-        watched: what ends a fit early: "score" of samples held out or training "loss", by the MLP's rule; "val_loss",
-            by `EarlyStopping`; or None: nothing.
-        names: under which name each was given that has two.
+        batch_size: None for "auto". epsilon: None for Adam's default. patience: a number of epochs, or infinite.
+        schedule: how SGD's learning rate changes. held_out: the share of the samples that is held out.
+        watched: what can end a fit early. "score" (of held-out samples) and "loss" (in training) by the MLP's rule,
+            "val_loss" by `EarlyStopping`; None: nothing.
+        names: for each argument with two names, the name under which it was given.
     """
 
     hidden_layers: tuple[int, ...]
@@ -70,14 +70,15 @@ class Arguments:
     names: Mapping[str, str]
 
     def batch(self, samples: int) -> int:
-        """Return how many of so many samples a step takes."""
+        """Return the batch size for a number of samples."""
         return min(self.batch_size or AUTO_BATCH, samples)
 
     def optimizer(self, steep: float) -> Optimizer:
         """Return the optimizer.
 
         Args:
-            steep: the gradient of the MLP's loss over that of nnx's. Its learning rates and epsilon are for its own.
+            steep: the gradient of the MLP's loss divided by that of nnx's loss. The given learning rate and epsilon are
+                meant for the MLP's.
         """
         if self.solver == "lbfgs":
             return gradient_taker()
@@ -88,7 +89,7 @@ class Arguments:
 
 
 def read(given: Any) -> Arguments:
-    """Return an estimator's arguments, checked; those that only another solver takes are checked too."""
+    """Return an estimator's arguments, checked, including those that only another solver uses."""
     names: dict[str, str] = {}
 
     def either(ours: str, theirs: str) -> tuple[str, Any]:
@@ -143,7 +144,7 @@ def read(given: Any) -> Arguments:
 
 
 def _check_solver(given: Any, solver: str, schedule: str, watched: str | None) -> None:
-    """Refuse what has no meaning with a solver, but for other solvers' numbers, which a search may leave there."""
+    """Refuse arguments that contradict the solver. Other solvers' numbers are allowed: a search may leave them set."""
     if solver == "lbfgs" and (given.dropout or watched in ("score", "val_loss")):
         what = f"dropout={given.dropout!r}" if given.dropout else "early stopping by samples held out"
         raise InputError(
@@ -162,13 +163,13 @@ def _or(value: Any, default: Any) -> Any:
 
 
 def _default(given: Any, name: str) -> Any:
-    """Return what an argument is where it is not given."""
+    """Return the default of an argument."""
     parameters = (signature(kind.__init__).parameters for kind in type(given).__mro__)  # type: ignore[misc]
     return next(own[name].default for own in parameters if name in own)
 
 
 def _either(given: Any, ours: str, theirs: str) -> tuple[str, Any]:
-    """Return the name by which one of two was given, and its value."""
+    """Return the name, of two, under which an argument was given, and its value."""
     value, other = getattr(given, ours), getattr(given, theirs)
     if other is None:
         return ours, value
@@ -178,9 +179,9 @@ def _either(given: Any, ours: str, theirs: str) -> tuple[str, Any]:
 
 
 def _epochs(given: Any) -> tuple[int, str]:
-    """Return how many epochs to do, at most, and which argument says so.
+    """Return the largest number of epochs, and the argument that it comes from.
 
-    scikit-learn's own checks raise max_iter, whatever else an estimator was given; fewer epochs are no contradiction.
+    scikit-learn's own checks set max_iter whatever else an estimator was given, so fewer epochs are not refused.
     """
     epochs = checks.integer(given.epochs, "epochs")
     if given.max_iter is None:
@@ -194,7 +195,7 @@ def _epochs(given: Any) -> tuple[int, str]:
 
 
 def _learning_rate(given: Any, names: dict[str, str]) -> tuple[float, str]:
-    """Return the rate, and what becomes of it."""
+    """Return the learning rate, and its schedule."""
     if not isinstance(given.learning_rate, str):
         names["learning_rate"], rate = _either(given, "learning_rate", "learning_rate_init")
         return checks.real(rate, names["learning_rate"], open_low=True), "constant"
@@ -209,7 +210,7 @@ def _learning_rate(given: Any, names: dict[str, str]) -> tuple[float, str]:
 
 
 def _ending(given: Any) -> tuple[float, str | None]:
-    """Return the share of samples to hold out, and what is watched to end a fit early."""
+    """Return the share of samples to hold out, and the quantity that can end a fit early."""
     share = checks.real(given.validation_fraction, "validation_fraction", high=1.0)
     early = given.early_stopping
     if early is not None and checks.flag(early, "early_stopping"):

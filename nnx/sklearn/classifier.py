@@ -1,4 +1,4 @@
-"""Classifier: labels of one class each, or several labels at once."""
+"""Classifier: predicts one class for each sample, or several labels."""
 
 from __future__ import annotations
 
@@ -28,50 +28,55 @@ Array = Any
 class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
     """A classifier: dense layers, softmax and cross-entropy, trained by Adam, SGD or L-BFGS.
 
-    y is a label for each sample [N], of any type; or several labels for each, 0 or 1 [N, L], learned by a sigmoid and
-    binary cross-entropy. X may be sparse; it is made dense. The other parameters are those of MLPClassifier, None where
-    they are not given; docs/sklearn.md compares the two estimators.
+    y is a label for each sample [N], of any type; or several labels for each, 0 or 1 [N, L], learned with a sigmoid and
+    binary cross-entropy. X may be sparse; it is made dense. The other parameters are those of MLPClassifier, and None
+    if they are not given. docs/sklearn.md compares the two estimators.
 
     Args:
         hidden_layers: neurons of each hidden layer; () for none.
         activation: of the hidden layers: an activation function, such as "relu", "tanh", "gelu" or "logistic", or
             "identity".
         learning_rate: a number; or the MLP's "constant", "invscaling" (`learning_rate_init / (t + 1)**power_t` after t
-            samples) or "adaptive" (a fifth whenever the MLP's rule would end the fit, down to 1e-6); as there, only
-            solver="sgd" takes notice of the latter two. epochs: how often all samples are seen.
-        batch_size: samples a step; "auto" is 200.
+            samples) or "adaptive" (divided by 5 whenever the MLP's rule would end the fit, down to 1e-6). As in the
+            MLP, the latter two have an effect only with solver="sgd". epochs: how often all samples are seen.
+        batch_size: samples in a step; "auto" is 200.
         l2: strength of the penalty on weights, `l2 * sum(w**2)`. dropout: share of hidden outputs dropped in training.
-        validation_fraction: share of the samples held out, the same of each class, to stop when the loss on them has
-            not improved for `patience` epochs, and to keep the best weights; 0 holds out none, and all epochs are done.
+        validation_fraction: share of the samples to hold out, the same of each class. Training stops when the loss on
+            them has not improved for `patience` epochs, and the best weights are kept. With 0 none are held out, and
+            all epochs are done.
         backend: as for `nnx.Sequential`.
-        dtype: "float64", as scikit-learn's own estimators compute, or "float32": faster, above all on a GPU, but what
-            is predicted for a row then depends in its seventh digit on the rows predicted along with it.
-        random_state: seed of weights, order, dropout and of what is held out: a number, a RandomState or None.
+        dtype: "float64", in which scikit-learn's own estimators compute, or "float32", which is faster, especially on a
+            GPU. But then the seventh digit of a prediction depends on the other rows that are predicted with it.
+        random_state: seed of weights, order, dropout and the choice of held-out samples: a number, a RandomState or
+            None.
         verbose: as for `Sequential.fit`.
-        class_weight: a weight for each label, as {"rare": 5.0, "common": 1.0}, or "balanced", by which all classes
-            count alike; `fit`'s sample_weight is multiplied by it. None: each sample counts once.
-        shuffle: draw a new order of samples for every epoch. warm_start: `fit` goes on with the network there is.
+        class_weight: a weight for each label, such as {"rare": 5.0, "common": 1.0}, or "balanced", with which all
+            classes count the same; `fit`'s sample_weight is multiplied by it. None: each sample counts once.
+        shuffle: draw a new order of samples for every epoch. warm_start: `fit` continues with the present network.
 
     Other Parameters:
-        hidden_layer_sizes, learning_rate_init, n_iter_no_change: hidden_layers, learning_rate and patience; giving
-            both, and differently, is an error. max_iter: at most so many epochs; where epochs says fewer, so many.
-        alpha: the penalty `alpha / 2 * sum(w**2) / (samples of a step)`, which is added to l2's; 0 if None.
+        hidden_layer_sizes, learning_rate_init, n_iter_no_change: other names of hidden_layers, learning_rate and
+            patience; giving both with different values is an error. max_iter: the largest number of epochs, unless
+            epochs is smaller.
+        alpha: the penalty `alpha / 2 * sum(w**2) / (samples of a step)`, which is added to that of l2; 0 if None.
         solver: "adam", "sgd", or "lbfgs": all samples at once, for small sets. beta_1, beta_2, epsilon: of Adam.
             momentum (0.9 if None), nesterovs_momentum (True if None), power_t (0.5 if None): of SGD. max_fun: calls of
             the loss by L-BFGS (15000 if None), whose iterations count as epochs.
         early_stopping: True: hold out validation_fraction (0.1 if it is 0), and stop when the accuracy on it has not
-            improved by `tol` for more than `patience` epochs. False: hold out none, and stop by the loss in training.
-            Unlike `validation_fraction` alone, max_iter, tol and n_iter_no_change mean the same rule.
-        tol: what counts as no improvement for this rule (1e-4 if None).
+            improved by `tol` for more than `patience` epochs. False: hold out none, and apply the same rule to the
+            training loss. This rule also applies if max_iter, tol or n_iter_no_change is given without
+            `validation_fraction`.
+        tol: a smaller change is no improvement for this rule (1e-4 if None).
 
     Attributes:
-        classes_: the labels, in the order of `predict_proba`'s columns. n_features_in_: how many features `fit` saw.
-        loss_curve_: the loss of each epoch, penalty included. loss_, best_loss_: the last and the least of it.
+        classes_: the labels, in the order of `predict_proba`'s columns. n_features_in_: the number of features.
+        loss_curve_: the loss of each epoch, penalty included. loss_, best_loss_: the last and the lowest of them.
         model_: the `nnx.Sequential`, whose targets are indices into `classes_`.
         coefs_, intercepts_: weights and biases of each layer.
-        n_iter_: epochs of the last fit. t_: samples seen. n_layers_: layers, the inputs counted as one. n_outputs_,
-            out_activation_: "softmax", or "logistic" for several labels.
-        validation_scores_, best_validation_score_: accuracy after each epoch, with early_stopping=True; else None.
+        n_iter_: epochs of the last fit. t_: samples seen. n_layers_: number of layers, counting the inputs as one.
+            n_outputs_: number of outputs. out_activation_: "softmax", or "logistic" for several labels.
+        validation_scores_: accuracy after each epoch. best_validation_score_: the highest of them. Both are None unless
+            early_stopping=True.
     """
 
     classes_: np.ndarray
@@ -118,14 +123,14 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
     @available_if(stepwise)  # type: ignore[untyped-decorator]
     @named
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Train for one epoch more, from the weights there are; return the estimator.
+        """Train for one more epoch, starting from the present weights; return the estimator.
 
-        Between two calls `set_params` may change the learning rate, the numbers of the optimizer, batch_size, l2 or
-        alpha, class_weight, and a dropout that is not 0. No samples are held out.
+        Between two calls `set_params` may change the learning rate, the optimizer's numbers, batch_size, l2 or alpha,
+        class_weight, and a dropout that is not 0. No samples are held out.
 
         Args:
             X: [N, F]. y: labels [N], or [N, L].
-            classes: all labels there will ever be; needed by the first call unless `fit` came before.
+            classes: all labels that will ever occur; needed by the first call unless `fit` came before.
             sample_weight: how often each sample counts [N].
         """
         arguments = read(self)
@@ -150,18 +155,18 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
 
     @named
     def predict_proba(self, X: Any) -> Array:
-        """Return the probability of each class, or label, for X [N, F]: [N, C], of the network's type."""
+        """Return the probability of each class, or label, for X [N, F]: [N, C], in the network's type."""
         return self._outputs(X)
 
     @named
     def predict_log_proba(self, X: Any) -> Array:
-        """Return the logarithms of `predict_proba`, -inf where that is 0."""
+        """Return the logarithms of `predict_proba`; -inf for a probability of 0."""
         with np.errstate(divide="ignore"):
             return np.log(self._outputs(X))
 
     @named
     def predict(self, X: Any) -> Array:
-        """Return the most probable label for each row of X [N, F]: [N]; or which labels it has, 0 or 1 [N, L]."""
+        """Return the most probable label of each row of X [N, F]: [N]; or, for several labels, 0 or 1 each [N, L]."""
         decided = _decided(self._outputs(X), self._task)
         return decided if self._task.loss is BinaryCrossEntropy else self.classes_[decided]
 
@@ -178,7 +183,7 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
         return self._told(y, classes, who)
 
     def _told(self, y: Array, classes: np.ndarray, who: str) -> tuple[Array, Task]:
-        """Return targets for classes that are known, and the task; refuse others."""
+        """Return targets for known classes, and the task; refuse labels that are not among them."""
         if y.ndim == 2:
             task = Task(y.shape[1], BinaryCrossEntropy, (Sigmoid,), "logistic", shown=y.shape[1], steep=y.shape[1])
             if len(classes) != y.shape[1]:
@@ -216,5 +221,5 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
 
 
 def _decided(outputs: Array, task: Task) -> Array:
-    """Return the class of each sample, or which labels it has."""
+    """Return the class of each sample or, for several labels, 0 or 1 for each label."""
     return (outputs > 0.5).astype(int) if task.loss is BinaryCrossEntropy else outputs.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Convergence by the rule of scikit-learn's MLP: the end of a fit, samples held out for it, rates on the way."""
+"""Convergence as scikit-learn's MLP defines it: when a fit ends, which samples are held out, how the rate changes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nnx.history import History
 from nnx.sklearn.arguments import Arguments
 
 Array = Any
-LEAST_RATE = 1e-6  # "adaptive" goes no lower
+LEAST_RATE = 1e-6  # the lowest rate of "adaptive"
 
 
 class Convergence(Callback):
-    """Ends a fit when nothing has improved by `tol` for more than `patience` epochs; or lowers the rate by 5 first.
+    """Ends a fit, or first divides the rate by 5, if there was no improvement by `tol` for over `patience` epochs.
 
     Args:
-        patience, tol: as said. best: the least loss, or the best score, of fits before.
-        loss: gives the loss to be compared from an epoch's values.
-        score: gives the score of samples held out, to be watched instead of the loss; the best parameters are kept.
-        lowest: down to which learning rate to go before the end; None: the rate stays as it is.
+        patience, tol: see above. best: the lowest loss, or the best score, of earlier fits.
+        loss: returns the loss to compare, given an epoch's values.
+        score: returns the score of held-out samples, watched instead of the loss; the best parameters are kept.
+        lowest: the learning rate below which the fit ends instead of lowering it; None: the rate doesn't change.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Convergence(Callback):
         self._parameters: dict[str, np.ndarray] | None = None
 
     def on_fit_begin(self, model: Any) -> None:
-        """Keep the parameters there are, where those of an earlier fit may stay the best."""
+        """Keep the present parameters if those of an earlier fit may remain the best."""
         if self.score is not None and self.best > -math.inf:
             self._keep(model)
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
-        """Compare with the best."""
+        """Compare the epoch with the best one."""
         if self.score is None:
             loss = float(self.loss(logs))
             enough, better = loss <= self.best - self.tol, loss < self.best
@@ -69,7 +69,7 @@ class Convergence(Callback):
             model.stop_training = self.ended = True
 
     def on_fit_end(self, model: Any, history: History) -> None:
-        """Put the parameters of the best score back."""
+        """Restore the parameters with the best score."""
         if self._parameters is not None:
             model.set_parameters(self._parameters)
 
@@ -78,11 +78,12 @@ class Convergence(Callback):
 
 
 def falling(highest: float, power: float, first: int, seen: int, samples: int, once: bool) -> Callable[[int], float]:
-    """Return the learning rate of each epoch for "invscaling": after each epoch it falls with all samples seen.
+    """Return the learning rate of each epoch for "invscaling": it falls with the number of all samples seen so far.
 
     Args:
-        highest: where it begins. first: the number of the first epoch. seen: samples until then. samples: of an epoch.
-        once: whether it is an epoch of `partial_fit`; `fit` begins with an optimizer that has seen none.
+        highest: the first rate. first: the number of the first epoch. seen: the samples seen before it.
+        samples: the number of samples in an epoch.
+        once: whether it is an epoch of `partial_fit`; `fit` begins with an optimizer that has seen no samples.
     """
 
     def rate(epoch: int) -> float:
@@ -95,11 +96,11 @@ def falling(highest: float, power: float, first: int, seen: int, samples: int, o
 def hold_out(
     data: tuple[Array, ...], strata: Array, arguments: Arguments, random: np.random.RandomState
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Return what is left of each array, and what is held out.
+    """Return the part of each array to train on, and the part that is held out.
 
     Args:
-        data: inputs, targets and perhaps weights. strata: what each sample is, for the same share of each kind where
-            that can be; or None.
+        data: inputs, targets and perhaps weights.
+        strata: the class of each sample, so that the same share of each is held out if possible; or None.
     """
     share = arguments.held_out
     try:

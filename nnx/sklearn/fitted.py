@@ -23,7 +23,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def named(method: Method) -> Method:
-    """Let errors name the class, as scikit-learn's do."""
+    """Make error messages name the class, as scikit-learn's do."""
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -39,7 +39,7 @@ def named(method: Method) -> Method:
 
 
 class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """An estimator with a network, once it is trained: see `NNClassifier`'s attributes."""
+    """An estimator that has a network after training. The attributes are described in `NNClassifier`."""
 
     model_: Sequential
     loss_curve_: list[float]
@@ -50,7 +50,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     _no_improvement_count: int  # epochs without improvement, for "adaptive" over calls of partial_fit
 
     def __copy__(self) -> Self:
-        """Return an estimator of its own: to train one does not move the other."""
+        """Return an independent copy: training one doesn't change the other."""
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
         if hasattr(self, "model_"):
@@ -60,7 +60,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return copied
 
     def _note(self, losses: list[float], samples: int, convergence: Convergence | None) -> None:
-        """Set the attributes that tell how training went and what the network is."""
+        """Set the attributes that describe the training and the network."""
         task = self._task
         self.loss_curve_ += losses
         self.n_iter_, self.t_ = len(losses), self.t_ + samples * len(losses)
@@ -72,7 +72,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             return
         self._no_improvement_count = convergence.waited
         if convergence.score is not None:
-            self.best_loss_ = None  # the MLP's way to say that it was not watched
+            self.best_loss_ = None  # as the MLP does if the loss was not watched
             self.validation_scores_ = (self.validation_scores_ or []) + convergence.scores
             self.best_validation_score_ = convergence.best
 
@@ -112,6 +112,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         denses, values = self._denses(), list(values)
         if len(values) != len(denses):
             raise InputError(f"{attribute}: {len(values)} arrays, expected one for each of {len(denses)} layers")
-        checked = [dense.checked(name, value) for dense, value in zip(denses, values, strict=True)]  # all, before any
+        # All are checked before any is assigned.
+        checked = [dense.checked(name, value) for dense, value in zip(denses, values, strict=True)]
         for dense, value in zip(denses, checked, strict=True):
             setattr(dense, name, value)

@@ -1,4 +1,4 @@
-"""Labels as they come, in a form that scikit-learn tells apart."""
+"""Labels of any kind, converted to types with which scikit-learn keeps them distinct."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Array = Any
 
 
 def native(y: Any) -> Any:
-    """Return labels in NumPy's own types where scikit-learn would take them for others.
+    """Return labels in NumPy's own types if scikit-learn would misread them.
 
-    Whole numbers and booleans of pandas' nullable types, and of Arrow's, become float64 in its hands, in which long
-    codes are no longer told apart; a missing label in a list of texts becomes the text "nan"; and of NumPy's texts of
-    any length, and of numbers among Python objects, as a row of a table with words in it holds them, it knows nothing.
+    scikit-learn converts whole numbers and booleans of nullable types in pandas and Arrow to float64, where long codes
+    are no longer distinct. It turns a missing label in a list of strings into the string "nan". And it doesn't accept
+    NumPy's strings of variable length, nor numbers stored as Python objects, as in a table's row that also has words.
 
     Raises:
         InputError: a label is missing. InputTypeError: labels are of several types, or of one that has no order, or
@@ -51,7 +51,7 @@ def native(y: Any) -> Any:
 
 
 def _refuse_lists(y: Sequence[Any]) -> None:
-    """Refuse lists of labels that are not all as long as the first."""
+    """Refuse lists of labels of different lengths."""
     several = [label for label in y if isinstance(label, list | tuple | set | frozenset)]
     if any(isinstance(label, set | frozenset) or len(label) != len(several[0]) for label in several):
         raise InputTypeError(
@@ -61,7 +61,7 @@ def _refuse_lists(y: Sequence[Any]) -> None:
 
 
 def _refuse_others(labels: np.ndarray) -> None:
-    """Refuse a missing label, and text among other labels."""
+    """Refuse missing labels, and a mixture of strings and other labels."""
     for row, label in enumerate(labels):
         if type(label).__name__ in MISSING or (isinstance(label, float) and label != label):
             raise InputError(f"Input y contains NaN: the label of row {row} is missing ({label!r}); drop or fill it")
@@ -74,7 +74,7 @@ def _refuse_others(labels: np.ndarray) -> None:
 
 
 def checked(y: Array) -> Array:
-    """Return labels [N], or indicators of labels [N, L]; refuse the rest."""
+    """Return labels [N], or indicators of labels [N, L]; refuse other shapes."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
     if y.ndim == 2 and type_of_target(y) != "multilabel-indicator":

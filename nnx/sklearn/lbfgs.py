@@ -1,4 +1,4 @@
-"""L-BFGS, the MLP's third solver: SciPy's, over all samples at once, with the network's own steps for the gradient."""
+"""L-BFGS, the MLP's third solver: SciPy's, on all samples at once. A step of the network gives the gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONVERGED = 0  # SciPy's status
 
 
 def gradient_taker() -> Optimizer:
-    """Return the optimizer whose step leaves the gradient behind: its moment v is 0 * v - 1 * g."""
+    """Return an optimizer whose step stores the gradient: its moment v is 0 * v - 1 * g."""
     return SGD(1.0)
 
 
@@ -26,10 +26,10 @@ class Descent:
     """One run of L-BFGS on a model compiled with `gradient_taker()`.
 
     Args:
-        x, y, weights: all samples. steep: what nnx's loss and gradient are multiplied by. verbose: tell each iteration.
+        x, y, weights: all samples. steep: a factor for nnx's loss and gradient. verbose: print each iteration.
 
     Attributes:
-        losses: nnx's loss after each iteration. converged: whether it ended by itself.
+        losses: nnx's loss after each iteration. converged: whether SciPy reported convergence.
     """
 
     def __init__(self, model: Sequential, x: Array, y: Array, weights: Array, steep: float, verbose: Any) -> None:
@@ -41,14 +41,14 @@ class Descent:
         self._reached = self._parameters()
 
     def run(self, iterations: int, calls: int, tol: float) -> None:
-        """Go down until no gradient exceeds `tol`, or for so many iterations, or calls of the loss."""
+        """Minimise until no gradient exceeds `tol`, or up to the number of iterations, or of calls of the loss."""
         options = {"maxiter": iterations, "maxfun": calls, "gtol": tol}
         try:
             result = minimize(
                 self._both, self._reached, method="L-BFGS-B", jac=True, callback=self._note, options=options
             )
             self.converged, self._reached = result.status == CONVERGED, result.x
-            self.losses = self.losses or [self._last]  # nothing was to be done
+            self.losses = self.losses or [self._last]  # there was nothing to do
         finally:  # the last call may have been a trial, or Ctrl-C may have come
             self._assign(self._reached)
             self.model.flat.first[...] = 0
@@ -56,7 +56,7 @@ class Descent:
             raise NonFiniteError("the loss became nan or infinite; scale inputs and targets to about -1 .. 1")
 
     def _both(self, at: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return loss and gradient, by a step that is then taken back."""
+        """Return loss and gradient. They come from a training step, which is then undone."""
         self._assign(at)
         self.model.flat.first[...] = 0  # 0 times infinity would stay
         self._last = self.model.step(*self.data, sample_weight=self.weights)
@@ -64,7 +64,7 @@ class Descent:
         return self.steep * self._last, self.steep * gradient
 
     def _note(self, at: np.ndarray) -> None:
-        """Keep what an iteration reached."""
+        """Keep the parameters and the loss that an iteration reached."""
         self._reached = np.array(at)
         self.losses.append(self._last)
         if self.verbose:

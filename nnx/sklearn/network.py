@@ -1,4 +1,4 @@
-"""Base of the classifier and the regressor: a network that scikit-learn's methods make, train and ask."""
+"""Base of the classifier and the regressor: a network with scikit-learn's methods."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ FIXED = ("hidden_layers", "activation", "dropout", "backend", "dtype", "random_s
 
 
 def stepwise(estimator: Any) -> bool:
-    """Tell whether there is a `partial_fit`: L-BFGS has no single steps."""
+    """Tell whether the estimator has a `partial_fit`: with L-BFGS, which has no single steps, it has none."""
     if estimator.solver == "lbfgs":
         raise AttributeError(f"{type(estimator).__name__}: partial_fit does single steps, and solver='lbfgs' has none")
     return True
 
 
 class Network(Fitted):
-    """Dense layers in scikit-learn's hands; a subclass says what they learn."""
+    """Dense layers with scikit-learn's methods. A subclass defines the task."""
 
     _made_with: Arguments
     _penalty: float  # on the weights of the network
 
     def _take(self, arguments: dict[str, Any]) -> None:
-        """Keep the arguments of `__init__`, its `locals()`, as scikit-learn wants them: as they are."""
+        """Store the arguments of `__init__`, given as its `locals()`, unchanged, as scikit-learn requires."""
         self.__dict__.update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
     @named
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train a new network on X [N, F] and y; return the estimator. Where it fails, nothing of an old fit is left.
+        """Train a new network on X [N, F] and y; return the estimator. If that fails, nothing of an old fit is left.
 
-        With warm_start=True the network of the last fit is trained on, by an optimizer that begins anew.
+        With warm_start=True the network of the last fit is trained further, with a new optimizer.
 
-        sample_weight [N]: how often each sample counts, also of those held out; see `Sequential.fit`.
+        sample_weight [N]: how often each sample counts, held-out ones included; see `Sequential.fit`.
 
-        Ctrl-C ends it after the step at hand. What was learned is kept, and KeyboardInterrupt raised, so that a search
-        over many fits stops as well.
+        Ctrl-C ends training after the current step. What was learned is kept, and KeyboardInterrupt is raised, so that
+        a search over many fits stops as well.
         """
         warm = bool(self.warm_start) and hasattr(self, "model_")
         if not warm:
@@ -90,7 +90,7 @@ class Network(Fitted):
         return self._train(model, arguments, task, data, held_out)
 
     def _continue(self, arguments: Arguments, X: Array, y: Array, task: Task, weights: Array) -> Self:
-        """Train for one more epoch on what was validated and encoded, from the weights there are, if there are any."""
+        """Train for one more epoch on validated data, starting from the present weights if there are any."""
         if arguments.watched == "score":
             raise InputError(
                 "partial_fit does not support early_stopping=True, since it does one epoch, and holds out no samples; "
@@ -106,13 +106,13 @@ class Network(Fitted):
         return self._train(model, arguments, task, _together(X, y, weights), once=True)
 
     def _begin(self, arguments: Arguments) -> None:
-        """Forget what earlier fits have counted."""
+        """Reset the counts of earlier fits."""
         self.loss_curve_, self.t_, self._no_improvement_count, self._penalty = [], 0, 0, 0.0
         self.validation_scores_ = self.best_validation_score_ = None
         self._made_with = arguments
 
     def _follow(self, arguments: Arguments, who: str) -> None:
-        """Let the network there is follow what `set_params` changed since the last call, or refuse."""
+        """Apply what `set_params` has changed since the last call to the present network, or refuse."""
         made, model = self._made_with, self.model_
         dropouts = [layer for layer in model.layers if isinstance(layer, Dropout)]
         fixed = [name for name in FIXED if name != "dropout" or not dropouts]
@@ -132,13 +132,13 @@ class Network(Fitted):
                 fell = name == "learning_rate" and made.schedule != arguments.schedule
                 if fell or getattr(before, name) != getattr(wanted, name):
                     setattr(model.optimizer, name, getattr(wanted, name))
-        self._made_with = arguments  # whatever becomes of the training: these are what the network has now
+        self._made_with = arguments  # even if training fails, the network has these from now on
 
     def _train(
         self, model: Sequential, arguments: Arguments, task: Task, data: tuple[Array, ...], held_out: Array = None,
         once: bool = False,
     ) -> Self:  # fmt: skip
-        """Train on X, y and perhaps weights, for one epoch or as many as the arguments say."""
+        """Train on X, y and perhaps weights, for one epoch or the number that the arguments say."""
         X, y, *weights = data
         batch = arguments.batch(len(X))
         self._penalize(model, arguments, task, batch, *weights)
@@ -167,7 +167,7 @@ class Network(Fitted):
     def _descend(
         self, model: Sequential, arguments: Arguments, task: Task, X: Array, y: Array, weights: Array = None
     ) -> Self:
-        """Train by L-BFGS instead, where an epoch is an iteration."""
+        """Train by L-BFGS, where an epoch is an iteration."""
         self._penalize(model, arguments, task, len(X), weights)
         descent = Descent(model, X, y, weights, task.steep, self.verbose)
         try:
@@ -184,12 +184,12 @@ class Network(Fitted):
         return self
 
     def _keep(self, model: Sequential, task: Task, descent: Descent, samples: int) -> None:
-        """Have what L-BFGS reached."""
+        """Take over the result of L-BFGS."""
         self.model_, self._task = model, task
         self._note([task.shown * loss for loss in descent.losses], samples, None)
 
     def _penalize(self, model: Sequential, arguments: Arguments, task: Task, batch: int, weights: Array = None) -> None:
-        """Let weights have the penalty that was asked for, where it is another one than before."""
+        """Set the penalty of the weights that was asked for, if it has changed."""
         counted = batch * (1 if weights is None else weights.mean() or 1)  # nothing but 0 is refused by the model
         penalty = arguments.l2 + arguments.alpha / (2 * counted * task.steep)
         if penalty != self._penalty:
@@ -198,7 +198,7 @@ class Network(Fitted):
             self._penalty = penalty
 
     def _warn(self, done: str, arguments: Arguments) -> None:
-        """Say that a fit ended before it converged."""
+        """Warn that a fit ended before it converged."""
         warn(
             f"{type(self).__name__}: {done}, and it has not converged by tol; raise {arguments.names['epochs']} or tol",
             ConvergenceWarning,
@@ -208,7 +208,7 @@ class Network(Fitted):
     # ---- when it ends ------------------------------------------------------------------------------------------------
 
     def _convergence(self, arguments: Arguments, task: Task, held_out: Array, once: bool) -> Convergence | None:
-        """Return the MLP's rule for the end of a fit, or None where it has no say."""
+        """Return the MLP's rule for the end of a fit, or None if it doesn't apply."""
         adaptive = arguments.solver == "sgd" and arguments.schedule == "adaptive"
         if arguments.watched not in ("score", "loss") or (once and not adaptive):
             return None
@@ -229,7 +229,7 @@ class Network(Fitted):
     # ---- data --------------------------------------------------------------------------------------------------------
 
     def _validated(self, X: Any, y: Any, *, reset: bool) -> tuple[Array, Array]:
-        """Return X [N, F] and y, dense."""
+        """Return X [N, F] and y as checked dense arrays."""
         X, y = unmasked(X, "X: "), unmasked(y, "y: ")
         with _explaining(X):
             X, y = validate_data(
@@ -250,11 +250,11 @@ class Network(Fitted):
     _numeric: bool  # whether y holds numbers
 
     def _encoded(self, y: Array, who: str) -> tuple[Array, Task]:
-        """Return targets as the loss takes them, and the task."""
+        """Return targets in the form that the loss takes, and the task."""
         raise NotImplementedError
 
     def _strata(self, y: Array) -> Array:
-        """Return what each sample is, so that of each kind the same share is held out; or None."""
+        """Return the class of each sample, so that the same share of each is held out; or None."""
         return None
 
     def _score(self, task: Task, outputs: Array, targets: Array, weights: Array = None) -> float:
@@ -262,7 +262,7 @@ class Network(Fitted):
         raise NotImplementedError
 
     def _weights(self, sample_weight: Any, targets: Array, task: Task, who: str) -> Array:
-        """Return what each sample counts, float64 [N], or None."""
+        """Return the weight of each sample, float64 [N], or None."""
         return None if sample_weight is None else weighting.checked(sample_weight, len(targets), who)
 
     def __sklearn_tags__(self) -> Any:
@@ -273,7 +273,7 @@ class Network(Fitted):
 
 @contextmanager
 def _explaining(X: Any) -> Iterator[None]:
-    """Say what X holds, where scikit-learn refuses words and dates; some dates it would take for large numbers."""
+    """Name the words and dates in X that scikit-learn refuses, and dates that it would take for large numbers."""
     dtypes = (getattr(X, "dtype", None), *getattr(X, "dtypes", ()))
     foreign = not hasattr(X, "iloc") and frame_columns(X) is not None  # polars' and pyarrow's say it in other ways
     if foreign or {"m", "M"} & {getattr(dtype, "kind", "") for dtype in dtypes}:

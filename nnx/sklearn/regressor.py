@@ -1,4 +1,4 @@
-"""Regressor: one number for each sample, or several."""
+"""Regressor: predicts one number for each sample, or several."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Array = Any
 class NNRegressor(RegressorMixin, Network):  # type: ignore[misc]
     """A regressor: dense layers and the mean squared error, trained by Adam, SGD or L-BFGS.
 
-    Its arguments and attributes are those of `NNClassifier`, but for `class_weight` and `classes_`; scores are R2. y is
-    [N], or [N, O] for O numbers each; bring it near -1 .. 1 by `TransformedTargetRegressor` where it is far from there.
+    Its arguments and attributes are those of `NNClassifier`, except `class_weight` and `classes_`; scores are R2. y is
+    [N], or [N, O] for O numbers each. If y is far from -1 .. 1, scale it with `TransformedTargetRegressor`.
 
-    Like MLPRegressor it lists half the squared error in `loss_curve_`, and SGD's learning rate is for that; l2 is the
-    penalty on the whole.
+    As in MLPRegressor, `loss_curve_` has half the squared error, and SGD's learning rate applies to that; l2 is the
+    penalty added to the whole squared error.
 
     Args:
-        loss: "squared_error", which None is too; "poisson" is refused.
+        loss: "squared_error", the same as None; "poisson" is refused.
     """
 
     _numeric = True
@@ -77,7 +77,7 @@ class NNRegressor(RegressorMixin, Network):  # type: ignore[misc]
     @available_if(stepwise)  # type: ignore[untyped-decorator]
     @named
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train for one epoch more on X [N, F] and y: see `NNClassifier.partial_fit`."""
+        """Train for one more epoch on X [N, F] and y: see `NNClassifier.partial_fit`."""
         arguments = read(self)
         X, y = self._validated(X, y, reset=not hasattr(self, "model_"))
         targets, task = self._encoded(y, "partial_fit")
@@ -85,7 +85,7 @@ class NNRegressor(RegressorMixin, Network):  # type: ignore[misc]
 
     @named
     def predict(self, X: Any) -> Array:
-        """Return the numbers for X [N, F], float64: [N] where there is one for each row, else [N, O]."""
+        """Return the numbers for X [N, F], float64: [N] if there is one for each row, otherwise [N, O]."""
         y = self._outputs(X).astype(np.float64)
         return y[:, 0] if y.shape[1] == 1 else y
 

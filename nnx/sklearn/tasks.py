@@ -1,4 +1,4 @@
-"""Tasks: what a network learns, and the network for it."""
+"""Tasks: what a network learns, and how a network for it is made."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Task:
     """What a network learns.
 
     Attributes:
-        outputs: how many it has. loss: what is minimised. end: layers at its end. activation: the MLP's name for them.
-        shown: by how much the MLP's loss is larger than nnx's. steep: and its gradient.
+        outputs: their number. loss: what is minimised. end: the last layers. activation: the MLP's name for these.
+        shown: the MLP's loss divided by nnx's. steep: the MLP's gradient divided by nnx's.
     """
 
     outputs: int
@@ -35,13 +35,13 @@ class Task:
     steep: float = 1.0
 
     def losses(self, logs: Mapping[str, Any]) -> Array:
-        """Return the MLP's loss from nnx's, of one epoch or, as an array, of many."""
+        """Return the MLP's loss, computed from nnx's, of one epoch or, as an array, of many."""
         data, penalty = logs.get("data_loss", logs["loss"]), logs.get("regularization_loss", 0.0)
         return self.shown * np.asarray(data) + self.steep * np.asarray(penalty)
 
 
 def build(arguments: Arguments, features: int, task: Task, seed: int) -> Sequential:
-    """Return a new network, compiled."""
+    """Return a new, compiled network."""
     kind, dropout = ACTIVATIONS[arguments.activation], arguments.dropout
     init = "glorot" if kind is Linear else BY_NAME[arguments.activation].init
     layers: list[Layer] = []

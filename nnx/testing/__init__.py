@@ -1,4 +1,4 @@
-"""Conformance testing for whoever writes a backend: `check_backend` holds it to the protocol. It needs NumPy alone."""
+"""Conformance tests for authors of backends: `check_backend` tests a backend against the protocol. Needs only NumPy."""
 
 from nnx.testing.compare import Report
 from nnx.testing.conformance import check_backend

@@ -1,4 +1,4 @@
-"""Test calls: one call of one operation, operands laid out in every way the protocol allows, results compared."""
+"""Test calls: call an operation with operands in every memory layout that is allowed, and compare the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GUARD = 3  # rows behind what is written, which must stay as they are
 
 @dataclass(frozen=True)
 class Way:
-    """How an operation is called: what it reads contiguous, strided or transposed; with `out`, which may be `x`."""
+    """How an operation is called: whether its inputs are contiguous, strided or transposed, and which `out` it gets."""
 
     layout: str = "contiguous"
     with_out: bool = True
@@ -40,7 +40,7 @@ OTHER_WAYS = [Way(layout, with_out) for layout in ("contiguous", "strided", "tra
 
 
 def ways(case: Case, random: np.random.Generator) -> Iterator[Way]:
-    """Choose how to call it: plainly, and in one other way; over an operation's many cases each has its turn."""
+    """Choose how to call an operation: plainly, and in one other way. Its many cases cover all ways in turn."""
     free = case.out is not None and case.operation != "gather_rows"  # whether `out` may be left out
     others = [*(way for way in OTHER_WAYS[1:] if free or way.with_out), Way(replayed=True)]
     yield OTHER_WAYS[0]
@@ -50,7 +50,7 @@ def ways(case: Case, random: np.random.Generator) -> Iterator[Way]:
 
 
 class Guarded:
-    """An array to be written: the first rows of a larger one, of which the others, its guard, must stay as they are."""
+    """An array that an operation writes: the first rows of a larger one, whose others, the guard, must not change."""
 
     def __init__(self, backend: Backend, values: np.ndarray) -> None:
         self.backend, self.rows = backend, len(values)
@@ -59,7 +59,7 @@ class Guarded:
         self.array = self.whole[: self.rows, ...]
 
     def reset(self) -> None:
-        """Put back what was there."""
+        """Restore the original contents."""
         self.whole[...] = self.backend.asarray(self.values.copy(), self.values.dtype.name)
 
     def read(self, what: str) -> np.ndarray:
@@ -70,7 +70,7 @@ class Guarded:
 
 
 def laid_out(backend: Backend, values: np.ndarray, layout: str) -> Array:
-    """Return values as an array of the backend, with its numbers side by side or not."""
+    """Return values as an array of the backend, in the given memory layout."""
     dtype = values.dtype.name
     if layout == "transposed" and values.ndim == 2:
         return backend.xp.matrix_transpose(backend.asarray(values.T.copy(), dtype))
@@ -82,7 +82,7 @@ def laid_out(backend: Backend, values: np.ndarray, layout: str) -> Array:
 
 
 def check_case(backend: Backend, case: Case, dtype: str, random: np.random.Generator, report: Report) -> None:
-    """Call an operation in some ways; raise AssertionError where a result is wrong."""
+    """Call an operation in some ways; raise AssertionError if a result is wrong."""
     for way in ways(case, random):
         _check_call(backend, case, dtype, way, report)
 

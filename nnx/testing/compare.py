@@ -1,4 +1,4 @@
-"""Tolerances, and the comparison of what a backend gave with what it should have given."""
+"""Tolerances, and the comparison of a backend's results with the correct ones."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from nnx.kernels.elementwise import FUNCTIONS
 from nnx.testing.reference.results import Wanted
 from nnx.testing.rounding import rounding
 
-# How many roundings in a row a result may show, relative to the size of what was added up to it (reference.Wanted).
-# They are counted, so they hold for any order of summation and any processor, and leave no room for a lower precision:
-# in float32 "sum" is 2e-5, and TF32 is off by 5e-4.
+# By how many successive roundings a result may be wrong, relative to the size of what was summed (reference.Wanted).
+# The roundings are counted, so the tolerances hold for any order of summation and any processor, but are too small for
+# a lower precision: in float32 "sum" is 2e-5, and TF32 is wrong by 5e-4.
 ROUNDINGS = {
-    "exact": 0,  # numbers are chosen, moved or counted, never computed with
+    "exact": 0,  # numbers are chosen, moved or counted, never calculated
     "rounded": 16,  # a few additions, products and quotients in a row
     "function": 64,  # and an exp, log or tanh, which libraries give to a few units in the last place
     "sum": 400,  # and up to 300 terms
@@ -38,7 +38,7 @@ CLASSES["sum"] += " clip layer_norm layer_norm_backward norm_gradients batch_nor
 CLASS = {operation: "function" for row in FUNCTIONS for operation in (row.name, row.gradient)}
 CLASS |= {operation: name for name, operations in CLASSES.items() for operation in operations.split()}
 DTYPES = ("float32", "float64")
-TINY = 1e-30  # what lies below may be flushed to 0
+TINY = 1e-30  # smaller numbers may be flushed to 0
 
 
 @dataclass
@@ -47,8 +47,8 @@ class Report:
 
     Attributes:
         backend: its name.
-        operations: how many calls of each operation were compared. replayed: how many of them all were recordings.
-        worst: for each operation, the largest error as a share of the one tolerated.
+        operations: how many calls of each operation were compared. replayed: how many of all calls were recordings.
+        worst: for each operation, its largest error divided by the tolerance.
     """
 
     backend: str
@@ -63,7 +63,7 @@ class Report:
 
     @property
     def cases(self) -> int:
-        """How many calls were compared in all."""
+        """The number of all calls that were compared."""
         return sum(self.operations.values())
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Report:
 
 
 def compare(got: np.ndarray, wanted: Wanted, kind: str, dtype: str, what: str) -> float:
-    """Return the worst error as a share of the one tolerated for that class; raise AssertionError if it is above 1."""
+    """Return the largest error divided by the tolerance for that class; raise AssertionError if that is above 1."""
     tolerance = 0.0 if wanted.exact else rounding(ROUNDINGS[kind], dtype)
     want = wanted.value.astype(np.float64)
     assert got.shape == want.shape, f"{what}: shape {got.shape}, expected {want.shape}"
@@ -96,6 +96,6 @@ def compare(got: np.ndarray, wanted: Wanted, kind: str, dtype: str, what: str) -
 
 
 def unchanged(now: np.ndarray, before: np.ndarray) -> bool:
-    """Tell whether two arrays are the same, type, shape and bits."""
+    """Tell whether two arrays have the same type, shape and bits."""
     same = (now.dtype, now.shape) == (before.dtype, before.shape)
     return same and np.ascontiguousarray(now).tobytes() == np.ascontiguousarray(before).tobytes()

@@ -1,4 +1,4 @@
-"""The conformance suite: what a backend must do to be one."""
+"""The conformance suite: checks everything that the protocol requires of a backend."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nnx.testing.reference import noise
 
 
 def check_backend(backend: Backend) -> Report:
-    """Hold a backend to the protocol: arrays, facts, every operation, optimizers over 200 steps, replayed recordings.
+    """Check a backend: its arrays and facts, every operation, optimizers over 200 steps, and replayed recordings.
 
-    Operations are called in float32 and float64, with `out` and without, on ugly numbers (`cases`), and held against
-    formulas in float64 (`reference`) with the tolerances of compare.py. What an operation reads it must read in any
-    layout, and leave as it is; what it writes is contiguous.
+    Operations are called in float32 and float64, with and without `out`, on difficult numbers (`cases`). The results
+    are compared with formulas in float64 (`reference`), with the tolerances of compare.py. An operation must accept
+    inputs in any memory layout and leave them unchanged; arrays that it writes are contiguous.
 
     Returns:
-        What was checked; print it.
+        A report of what was checked, which can be printed.
 
     Raises:
         AssertionError: the backend is wrong. The message names operation, case, type, error and tolerance.
@@ -43,7 +43,7 @@ def check_backend(backend: Backend) -> Report:
 
 
 def checks(backend: Backend, report: Report) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield all that `check_backend` checks: what, and a function that does. Each says in `report` what it compared."""
+    """Yield the checks of `check_backend`: a name and a function each. A check adds its comparisons to `report`."""
     yield "the suite", check_coverage
     for what, check in (("arrays", check_arrays), ("info", check_info), ("recorder", check_recorder)):
         yield what, partial(check, backend)
@@ -53,13 +53,13 @@ def checks(backend: Backend, report: Report) -> Iterator[tuple[str, Callable[[],
 
 
 def check_compared(report: Report) -> None:
-    """Check that of no operation nothing was compared."""
+    """Check that results of every operation were compared."""
     missing = OPERATIONS.keys() - report.operations.keys()
     assert not missing, f"{', '.join(sorted(missing))}: nothing was compared"
 
 
 def check_operation(backend: Backend, operation: str, dtype: str, report: Report) -> None:
-    """Check one operation in one type, and an optimizer in a program of its own too."""
+    """Check one operation in one type. An optimizer is also checked in a program of its own."""
     if operation in OPTIMIZERS:
         check_optimizer(backend, operation, dtype, report)
         check_program(backend, operation, dtype)
@@ -70,7 +70,7 @@ def check_operation(backend: Backend, operation: str, dtype: str, report: Report
 
 
 def check_coverage() -> None:
-    """Check the suite itself: that no operation is forgotten, and that its random words are the right ones."""
+    """Check the suite itself: that it covers every operation, and that its random numbers are the right ones."""
     for table, cure in (
         (CASES.keys() | OPTIMIZERS.keys(), "cases in nnx/testing/cases"),
         (CLASS.keys(), "a class in compare.py"),

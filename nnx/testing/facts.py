@@ -1,4 +1,4 @@
-"""Checks of a backend's arrays, and of what its `info()` says."""
+"""Checks of a backend's arrays and of its `info()`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnx.backends.operation_table import OPERATIONS
 from nnx.backends.operations import Operations
 from nnx.testing.compare import DTYPES, unchanged
 
-ROUND_TRIPS = (  # what is given, as what, and the type that must come back
+ROUND_TRIPS = (  # the values, the type asked for, and the type that must come back
     ([[1, 2], [3, 4]], None, "float32"),
     ((1.5, 2.5), None, "float64"),  # as NumPy reads Python's floats
     ([1.5], "float32", "float32"),
@@ -38,7 +38,7 @@ REFUSED: tuple[Any, ...] = (
 
 
 def check_arrays(backend: Backend) -> None:
-    """Check the ways in and out, fresh arrays, and views."""
+    """Check conversion to and from NumPy, new arrays, and views."""
     name = backend.name
     for given, dtype, wanted in ROUND_TRIPS:
         what = f"{name}: asarray({given!r}, {dtype!r})"
@@ -75,7 +75,7 @@ def check_arrays(backend: Backend) -> None:
 
 
 def _check_views(backend: Backend) -> None:
-    """Parameters are views into one flat buffer: what is written to the one must show in the other."""
+    """Check that views share memory with their array: parameters are views of one flat buffer."""
     name, reshape = backend.name, backend.xp.reshape
     flat, other = backend.zeros(12), backend.zeros(12)
     view = reshape(flat[4:10], (2, 3))
@@ -91,7 +91,7 @@ def _check_views(backend: Backend) -> None:
 
 
 def check_info(backend: Backend) -> None:
-    """Check that `info()` is complete and true."""
+    """Check that `info()` is complete and correct."""
     name, info = backend.name, backend.info()
     assert info.name == name, f"{name}: info().name is {info.name!r}"
     assert info.device == backend.device, f"{name}: info().device is {info.device!r}, expected {backend.device!r}"

@@ -1,4 +1,4 @@
-"""Optimizers over 200 steps, called as training calls them, against their formulas in float64."""
+"""Optimizers: 200 steps, called the way training calls them, compared with their formulas in float64."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ OPTIMIZERS: dict[str, tuple[tuple[float, ...], ...]] = {
 }
 MOVED = ("p", "m", "v", "u")
 RUNS = ((192, 200), (64 * 700, 3))  # size of the flat buffer, always a multiple of 64, and steps
-PADDED = 40  # numbers at its end that belong to no parameter: they and their gradients are 0, and stay so
+PADDED = 40  # numbers at its end that belong to no parameter: they and their gradients are always 0
 
 
 def check_optimizer(backend: Backend, operation: str, dtype: str, report: Report) -> None:
-    """Check one optimizer; raise AssertionError where it strays from the formulas."""
+    """Check one optimizer; raise AssertionError if it differs from its formulas."""
     for hyper in OPTIMIZERS[operation]:
         for size, steps in RUNS:
             what = f"{backend.name}: {operation}, hyper={hyper}, {size} numbers, {steps} steps, {dtype}"
@@ -41,7 +41,7 @@ def check_optimizer(backend: Backend, operation: str, dtype: str, report: Report
 
 
 def cancels(m: np.ndarray, g: np.ndarray, beta: float) -> np.ndarray:
-    """Tell where a moment and a gradient so nearly cancel that the sign of their mean is a matter of rounding."""
+    """Tell where a moment and a gradient cancel so nearly that rounding decides the sign of their mean."""
     kept, new = beta * m, (1 - beta) * g.astype(np.float64)
     return np.abs(kept + new) < 1e-3 * (np.abs(kept) + np.abs(new))
 
@@ -49,7 +49,7 @@ def cancels(m: np.ndarray, g: np.ndarray, beta: float) -> np.ndarray:
 def _run(backend: Backend, operation: str, hyper: np.ndarray, size: int, steps: int, dtype: str, what: str) -> float:
     random = np.random.default_rng(size)
     live = np.arange(size) < size - PADDED
-    scales = 10.0 ** random.integers(-12, 4, size) * live  # from gradients that vanish to some that explode
+    scales = 10.0 ** random.integers(-12, 4, size) * live  # from vanishing to exploding gradients
     start = (random.normal(size=size) * live).astype(dtype)
     names = [name for name in MOVED if name in OPERATIONS[operation].writes]
     guarded = {name: Guarded(backend, start if name == "p" else np.zeros(size, dtype)) for name in names}
@@ -63,7 +63,7 @@ def _run(backend: Backend, operation: str, hyper: np.ndarray, size: int, steps: 
     exact = {"p": start.astype(np.float64), "m": np.zeros(size), "v": np.zeros(size), "u": np.zeros(size)}
     way = {name: np.abs(values) for name, values in exact.items()}
     for step in range(steps):
-        if step == steps // 2:  # as a schedule does: all of it must be read anew in every step
+        if step == steps // 2:  # as a schedule does: every step must read all of it again
             hyper = hyper * np.where(np.arange(len(hyper)) == LEARNING_RATE, 0.5, 1)
             numbers[...] = backend.asarray(hyper.copy(), "float64")
         given, count = (random.normal(size=size) * scales).astype(dtype), np.array([step, 5 * step, step])

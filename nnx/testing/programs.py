@@ -1,4 +1,4 @@
-"""Whole training steps, eager and recorded and replayed: both must train a network alike."""
+"""Whole training steps: run directly, and recorded and replayed. Both must train a network in the same way."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Array = Any
 ROWS, BATCH, INPUTS, HIDDEN, OUTPUTS = 23, 8, 4, 7, 3
 PARAMETERS = {0: (INPUTS, HIDDEN), 64: (1, HIDDEN), 128: (HIDDEN, OUTPUTS), 192: (1, OUTPUTS)}  # places and shapes
 SIZE = 256
-CHUNKS = (1, 3, 5)  # how many steps a replay is asked for at a time; after the second, rate and order change
+CHUNKS = (1, 3, 5)  # the steps of each call of replay; after the second call the rate and the order of rows change
 
 
 class Network:
-    """A classifier or a regression in the buffers that a model would have."""
+    """A classifier or a regression, with the buffers that a model would have."""
 
     def __init__(self, backend: Backend, optimizer: str, dtype: str, classify: bool) -> None:
         self.backend, self.dtype, self.optimizer, self.classify = backend, dtype, optimizer, classify
@@ -36,7 +36,7 @@ class Network:
         asarray, zeros = backend.asarray, backend.zeros
         self.data, self.order = asarray(random.normal(size=(ROWS, INPUTS)), dtype), asarray(order, "int64")
         self.targets = asarray(labels, "int64") if classify else asarray(np.eye(OUTPUTS)[labels], dtype)
-        self.weighted = optimizer in ("adagrad", "rmsprop")  # samples count differently, some not at all
+        self.weighted = optimizer in ("adagrad", "rmsprop")  # samples have weights, some of them 0
         self.weights, self.w = asarray(random.integers(0, 3, (ROWS, 1)), dtype), zeros((BATCH, 1), dtype)
         self.arena = asarray(self.start.copy(), dtype)
         self.p, self.m, self.v, self.g = (self.arena[SIZE * i : SIZE * (i + 1)] for i in range(4))
@@ -51,7 +51,7 @@ class Network:
         self.out, self.dout = zeros((BATCH, OUTPUTS), dtype), zeros((BATCH, OUTPUTS), dtype)
 
     def beyond(self) -> Array:
-        """Return what stands beyond the arena at first: the largest v, gradients of another part, the mean of p."""
+        """Return what the arrays outside the arena hold at first: largest v, another part's gradients, mean of p."""
         held = np.where(self.start[:SIZE] != 0, self.start[::-1][-SIZE:], 0)
         return np.concatenate([np.zeros(SIZE), held, self.start[:SIZE]]).astype(self.dtype)
 
@@ -60,7 +60,7 @@ class Network:
         return [self.backend.xp.reshape(part[at : at + n * m], (n, m)) for at, (n, m) in PARAMETERS.items()]
 
     def known(self) -> list[Array]:
-        """Return what holds its contents before a step begins."""
+        """Return the arrays whose contents are known before a step begins."""
         data = [self.data, self.targets, self.weights, self.order, self.hyper, self.counters, self.penalty]
         return [
             *data,
@@ -76,7 +76,7 @@ class Network:
         ]
 
     def step(self, on: Any) -> None:
-        """Do one training step on a backend, or on what records it."""
+        """Do one training step on a backend, or on the recorder of a backend."""
         (w1, b1, w2, b2), (dw1, db1, dw2, db2) = self.views(self.p), self.views(self.g)
         sums, active, kept, dsums, dactive, dkept = self.hidden
         activation, metric = ("relu", "categorical") if self.classify else ("tanh", "regression")
@@ -115,7 +115,7 @@ class Network:
         on.end_step(self.stats, self.penalty, self.history, self.counters, BATCH)
 
     def change(self) -> None:
-        """Do what a fit does between two epochs: another order of rows, another rate."""
+        """Do what a fit does between two epochs: change the order of rows, and the learning rate."""
         order, counters, hyper = (np.array(self.read(name)) for name in ("order", "counters", "hyper"))
         counters[CURSOR], hyper[LEARNING_RATE] = 0, hyper[LEARNING_RATE] / 3
         self.order[...] = self.backend.asarray(order[::-1].copy(), "int64")
@@ -134,7 +134,7 @@ class Network:
 
 
 def check_program(backend: Backend, optimizer: str, dtype: str) -> None:
-    """Train a network eagerly, and by replaying its first step; raise AssertionError where they part."""
+    """Train a network directly, and by replaying its first step; raise AssertionError if the results differ."""
     classify = optimizer in ("adam", "adagrad")
     what = f"{backend.name}: program, {optimizer}, {'classification' if classify else 'regression'}, {dtype}"
     eager, replayed = (Network(backend, optimizer, dtype, classify) for _ in range(2))
@@ -158,7 +158,8 @@ def check_program(backend: Backend, optimizer: str, dtype: str) -> None:
     assert counted == expected, f"{what}: the counters are {counted} after the replay, expected {expected}"
     losses = eager.read("history").copy()
     compare(replayed.read("history"), Wanted(losses, 1 + np.abs(losses)), "program", dtype, f"{what}: history")
-    # Parameters and moments by the way they went as a whole: a number that hardly moved may err by more than itself.
+    # The error of parameters and moments is compared with how far the whole array moved: a number that hardly moved may
+    # have an error larger than its own change.
     before, wanted, got = (
         np.concatenate([a[: 3 * SIZE], more]).astype(np.float64).reshape(6, SIZE)
         for a, more in (
@@ -172,7 +173,7 @@ def check_program(backend: Backend, optimizer: str, dtype: str) -> None:
 
 
 def check_recorder(backend: Backend) -> None:
-    """Check that a recording notices numbers that no recorded operation made."""
+    """Check that a recording notices the use of numbers that no recorded operation computed."""
     known, strange = backend.zeros((2, 3)), backend.zeros((2, 3))
     recorder = backend.record([known])
     recorder.relu(recorder.relu(known))

@@ -1,7 +1,7 @@
-"""Rounding error bounds, for any processor: what tolerances are made of.
+"""Bounds of rounding errors that hold on any processor. Tests take their tolerances from them.
 
-Each processor's BLAS, and each width of vectors, adds numbers up in an order of its own, fuses a multiply-add or does
-not, and has an exp of its own. A tolerance that was found on one of them is a guess about the others.
+BLAS on each processor, and each vector width, sums in a different order, may or may not fuse multiply-adds, and has a
+different exp. A tolerance that was measured on one processor would only be a guess for the others.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ MARGIN = 10  # by how much a measured sensitivity is multiplied
 
 
 def rounding(count: float, dtype: Any = "float64") -> float:
-    """Return how far `count` roundings in a row can carry a result, as a share of the size of what was added up.
+    """Return the largest error that `count` successive roundings can cause, relative to the size of what was summed.
 
-    A sum of n terms has n - 1, in whatever order. A product in each term adds one, which a fused multiply-add leaves
-    out; an exp or a log adds a few: libraries give them to 1 to 4 units in the last place.
+    A sum of n terms has n - 1 roundings in any order. A product in each term adds one unless the multiply-add is fused.
+    An exp or a log adds a few: libraries compute them to within 1 to 4 units in the last place.
     """
     one = float(np.finfo(dtype).eps) / 2
     return count * one / (1 - count * one)
 
 
 def drift(wanted: Sequence[Any], *others: Sequence[Any]) -> list[float]:
-    """Return how far rounding may carry each of the arrays that a training gives: ten times as far as it was seen to.
+    """Return the largest error that rounding may cause in each array of a training: ten times what was measured.
 
-    Each step is built on the last and makes more of what rounding did before, by how much depends on the network and on
-    the optimizer. So it is measured: `others` are what the same training gives where it rounds otherwise, on the
-    samples in another order, in which every sum over them is then added up.
+    Each step builds on the last and amplifies its rounding errors; how much depends on the network and the optimizer.
+    So it is measured: `others` are the results of the same training with its samples in other orders, in which every
+    sum over the samples is rounded differently.
     """
     bounds = []
     for a, *variants in zip(wanted, *others, strict=True):
@@ -39,7 +39,7 @@ def drift(wanted: Sequence[Any], *others: Sequence[Any]) -> list[float]:
 
 
 def assert_within(got: Any, wanted: Any, bound: Any) -> None:
-    """Raise AssertionError where a number is further from the one wanted than its own bound."""
+    """Raise AssertionError if any number differs from the correct one by more than its own bound."""
     got, wanted = (np.asarray(a).astype(np.float64) for a in (got, wanted))
     assert got.shape == wanted.shape, f"shape {got.shape}, expected {wanted.shape}"
     with np.errstate(all="ignore"):

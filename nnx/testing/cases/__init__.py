@@ -1,7 +1,7 @@
-"""Test cases for every operation: ugly operands, and what it must make of them.
+"""Test cases for every operation: difficult operands, and the correct results.
 
-Sizes are odd, rows and columns are single, numbers are huge, infinite or equal. `CASES` names every operation but the
-optimizers, which are run over many steps instead (optimizers.py).
+Sizes are odd, there are single rows and columns, and numbers are huge, infinite or equal. `CASES` has every operation
+except the optimizers, which are run over many steps instead (optimizers.py).
 """
 
 from nnx.testing.cases import activations, blocks, dense, formulas, losses, noise, normalization, optimizers, step

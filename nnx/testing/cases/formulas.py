@@ -1,4 +1,4 @@
-"""Cases of formulas of the user's own, made of arithmetic that any array has."""
+"""Cases of user-defined formulas, which use arithmetic that every array has."""
 
 # ruff: noqa: D103 - a function here is named after the operation, which is described where its default is
 

@@ -1,4 +1,4 @@
-"""Maker of cases: operands of all kinds, and what an operation must make of them."""
+"""Maker of cases: operands of all kinds, and the correct results for them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Case:
     """One call of one operation.
 
     Attributes:
-        operation: its name. name: what is special.
+        operation: its name. name: what is special about the case.
         operands: by name, in the order of the signature, without `out`.
-        wanted: what must have been written, by operand. out: the shape of the result, where there is one.
+        wanted: the correct result for each operand that is written. out: the shape of the result, if there is one.
     """
 
     operation: str
@@ -44,10 +44,10 @@ class Maker:
         self.random = np.random.default_rng(20)
 
     def case(self, operation: str, name: str, batch: int = 0, **operands: Any) -> Case:
-        """Return a case: operands that are only written are made here, full of nan.
+        """Return a case. Operands that are only written are made here, filled with nan.
 
         Args:
-            batch: rows of `out`, for the operation whose result's size nothing else tells.
+            batch: rows of `out`, for the operation whose operands don't determine its result's size.
         """
         spec = OPERATIONS[operation]
         formula = reference.formula(operation)
@@ -73,7 +73,7 @@ class Maker:
         return self.random.normal(size=shape).astype(self.kind)
 
     def huge_row(self, a: Array, factor: float = 1e30) -> Array:
-        """Return `a` with its first row blown up."""
+        """Return `a` with its first row multiplied by `factor`."""
         a = a.copy()
         a[0] *= self.kind(factor)
         return a
@@ -97,12 +97,12 @@ class Maker:
                 yield name, exponentials(logits.astype(np.float64))[0].astype(self.kind)
 
     def shares(self, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
-        """Numbers within 0 .. 1 of no sum."""
+        """Numbers within 0 .. 1, with any sum."""
         yield "plain", self.random.random(shape).astype(self.kind)
         yield "0, 1/2 and 1", self.random.choice([0, 0.5, 1], shape).astype(self.kind)
 
     def labels(self, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
-        """Class indices, with some that are no class; one-hot rows, and distributions with zeros."""
+        """Class indices, some of them invalid; one-hot rows; distributions with zeros."""
         indices = self.random.integers(0, shape[1], shape[0])
         yield "indices", indices
         wrong = indices.copy()
@@ -117,7 +117,7 @@ Named = tuple[str, Array]
 
 
 def combined(left: Iterable[Named], right: Iterable[Named], turn: int) -> Iterator[tuple[Named, Named]]:
-    """Pair each of `left` with one of `right`, in another `turn` with another: together the turns make all pairs."""
+    """Pair each of `left` with one of `right`, a different one in each `turn`: all turns together give all pairs."""
     choices = list(right)
     return ((one, choices[(number + turn) % len(choices)]) for number, one in enumerate(left))
 

@@ -14,7 +14,7 @@ from nnx.testing.cases.maker import SHAPES, Array, Case, Cases, Maker
 
 
 def far(make: Maker, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
-    """Numbers to normalize: their means far from 0, next to one another, or all the same."""
+    """Numbers to normalize: with means far from 0, next to one another, or all the same."""
     a = make.normal(*shape)
     yield "plain", a
     yield "far from 0", a + make.kind(1000)
@@ -76,10 +76,10 @@ def column_spreads(make: Maker) -> Iterator[Case]:
 
 
 class Half:
-    """A pool of which the other processes have as many rows, all 0."""
+    """A pool of processes in which the others have the same number of rows, all of them 0."""
 
     def mean(self, a: Any, backend: Any) -> None:
-        """Halve it."""
+        """Halve the array: its mean with the others' zeros."""
         a[...] = a * 0.5
 
 

@@ -30,7 +30,7 @@ def gather_rows(make: Maker) -> Iterator[Case]:
 
 
 def weights_of(make: Maker, rows: int) -> Array:
-    """One of each row, zeros among them."""
+    """One number for each row, zeros among them."""
     weights = make.random.random((rows, 1)).astype(make.kind)
     weights[1::3] = 0
     return weights

@@ -1,8 +1,9 @@
-"""Reference results: every operation's formula once more, in float64 NumPy, for clarity and not from the code.
+"""Reference results: the formula of every operation in float64 NumPy, written for clarity and not taken from the code.
 
-Each function takes an operation's operands by name, floats as float64, and returns what the operation must write, by
-the name of the operand ("out" for the result). Beside a value stands `size`: the sum of the magnitudes that were added
-up to it. Errors are measured against that, because no arithmetic can do better than the rounding of what it adds.
+Each function takes an operation's operands by name, floats as float64, and returns the correct contents of what the
+operation writes, by the name of the operand ("out" for the result). Each value comes with its `size`: the sum of the
+magnitudes that were added to obtain it. Errors are measured relative to the size, because no arithmetic is more exact
+than the rounding of its terms.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ TOPICS = (dense, activations, losses, normalization, formulas, blocks, noise, st
 
 
 def formula(operation: str) -> Callable[..., Results]:
-    """Return the function that works out an operation; one that there is not is an error that says so."""
+    """Return the reference function of an operation; raise an error if there is none."""
     for topic in TOPICS:
         found: Callable[..., Results] | None = getattr(topic, operation, None)
         if found is not None:

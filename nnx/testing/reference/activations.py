@@ -19,7 +19,7 @@ def logistic(x: Array) -> Array:
 
 
 def exponentials(x: Array) -> tuple[Array, Array]:
-    """Softmax, and by how much rounding x - max grows in it: the condition number of exp(x) is |x|."""
+    """Softmax, and how much it amplifies the rounding of x - max: the condition number of exp(x) is |x|."""
     gap = x.max(axis=1, keepdims=True) - x
     e = np.exp(-gap)
     return e / e.sum(axis=1, keepdims=True), 1 + np.minimum(gap, 1e3)
@@ -68,7 +68,7 @@ def elu_backward(y: Array, dy: Array, a: float) -> Results:
 
 
 def gated(x: Array, share: Array, slope: Array, power: Array) -> tuple[Wanted, Wanted]:
-    """x * share(x) and its slope, given the slope of the share, and the exponent in it, by which rounding grows."""
+    """x * share(x) and its slope, given the slope of the share, and its exponent, which amplifies rounding."""
     growth = 1 + np.minimum(np.abs(power), 1e3)
     y = np.where(x == -np.inf, 0, x * share)
     turn = np.where(np.isinf(x), 0, x * slope)

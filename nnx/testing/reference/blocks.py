@@ -22,7 +22,7 @@ def take_columns(x: Array, first: int, count: int) -> Results:
 
 
 def code(value: float, count: int) -> int | None:
-    """A code as an index; None for what is none."""
+    """A code as an index; None if it is invalid."""
     return next((i for i in range(count) if value == i), None)
 
 

@@ -1,4 +1,4 @@
-"""Reference of formulas of the user's own: softsign, and a loss that outliers hardly move (cases/formulas.py)."""
+"""Reference of user-defined formulas: softsign, and a loss that outliers hardly change (cases/formulas.py)."""
 
 # ruff: noqa: D103 - a function here is named after the operation, which is described where its default is
 

@@ -15,35 +15,35 @@ CLIP = 1e-7  # as in chapter 5
 
 
 def one_hot(target: Array, classes: int) -> Array:
-    """Labels as rows; nothing is wanted of a label that is no class."""
+    """Labels as one-hot rows; the row of a label that is not a class is all zeros."""
     return target if target.ndim == 2 else (target[:, None] == np.arange(classes)).astype(np.float64)
 
 
 def known(target: Array, classes: int, losses: Array) -> Array:
-    """Losses, nan where the label is no class."""
+    """Losses; nan where the label is not a class."""
     wrong = target.ndim == 1 and (target < 0) | (target >= classes)
     return np.where(wrong, np.nan, losses)
 
 
 def clipped(p: Array, kind: type[np.floating[Any]]) -> Array:
-    """Probabilities kept within [CLIP, 1 - CLIP], bounds that the type itself rounds."""
+    """Probabilities clipped to [CLIP, 1 - CLIP], where the bounds are rounded to the type."""
     kept: Array = np.clip(p, float(kind(CLIP)), float(kind(1 - CLIP)))
     return kept
 
 
 def loss(value: Array) -> Wanted:
-    """A loss is as good as its distance from 0 can be told next to 1."""
+    """Losses, whose error is measured relative to 1: near 0 they are no more exact than that."""
     return Wanted(value, 1 + np.abs(value))
 
 
 def weighted(target: Array, cost: Array) -> Array:
-    """target * cost, where nothing times infinity is nothing."""
+    """target * cost, where 0 times infinity is 0."""
     product: Array = np.multiply(target, cost, out=np.zeros_like(cost), where=target != 0)
     return product
 
 
 def bounded(cost: Array, clip: float) -> Array:
-    """-log(p) as if p had been kept within [clip, 1 - clip]."""
+    """-log(p) as if p had been clipped to [clip, 1 - clip]."""
     return np.clip(cost, -np.log(1 - clip), -np.log(clip)) if clip else cost
 
 

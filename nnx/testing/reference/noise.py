@@ -35,14 +35,14 @@ def philox(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def dropout_word(row: int, column: int, step: int, layer: int, seed: int) -> int:
-    """The word of one element; above a layer's 32 bits stands what row of its batch the first one is."""
+    """The random word of one element. Above a layer's 32 bits is the number of the first row within its batch."""
     row, layer = row + (layer >> 32), layer % 2**32
     low, high = step % 2**32, step >> 32 << 16 & 0xFFFFFFFF
     return philox((row, column // 4, low, high ^ layer), (seed % 2**32, seed >> 32 & 0xFFFFFFFF))[column % 4]
 
 
 def dropout_mask(shape: tuple[int, ...], rate: float, seed: int, layer: int, step: int) -> Array:
-    """Which elements of [N, C] are kept."""
+    """Tell which elements of [N, C] are kept."""
     limit = min(int(rate * 2**32), 2**32 - 1)
     words = [[dropout_word(row, column, step, layer, seed) for column in range(shape[1])] for row in range(shape[0])]
     return np.array(words) >= limit

@@ -10,7 +10,7 @@ from nnx.testing.reference.results import Array, Results, Wanted
 
 
 def spread(x: Array, axis: int, epsilon: float) -> tuple[Array, Array, Array]:
-    """x less its means, 1 over its standard deviations, and the size of what was added up to a normalized number."""
+    """x minus its means, 1 / its standard deviations, and the size of the terms of a normalized number."""
     near = x - x.take([0], axis=axis)  # of numbers far from 0 a mean in float64 has too few digits
     centred = near - near.mean(axis=axis, keepdims=True)
     scale = 1 / np.sqrt(np.square(centred).mean(axis=axis, keepdims=True) + epsilon)

@@ -1,4 +1,4 @@
-"""Results of an operation, as its reference gives them."""
+"""Results of an operation, as its reference function returns them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Array = np.ndarray
 
 @dataclass
 class Wanted:
-    """A result, the size of what was added up to it (None: its own), and whether it must be met to the last bit."""
+    """A result, the size of its terms (None: that of the result), and whether it must be met to the last bit."""
 
     value: Array
     size: Array | None = None
