@@ -112,6 +112,10 @@ class CpuModule:
 
     get_function = kernel
 
+    def forget_threads(self) -> None:
+        """Have the thread sanitizer forget the threads that ran these kernels: a megabyte each, kept for the next."""
+        self._library.forget_threads()
+
 
 class CpuKernel:
     """A kernel, called like CuPy's: `kernel(grid, block, arguments, shared_mem=0)`."""

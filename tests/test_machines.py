@@ -58,17 +58,6 @@ def test_blocks_of_products_fit_their_caches(cache, tile):
     assert depth * high * 4 <= cache.l2 // 3  # in float32; in float64 two thirds
 
 
-@given(CACHES, TILES)
-@example(SMALLEST, (64, 8, 2))
-@example(Caches(1024 * KIB, 1025 * KIB, 1025 * KIB), (16, 8, 2))
-def test_blocks_of_predictions_fit_their_caches(cache, tile):
-    _, rows, _ = tile
-    depth = inference_many.depth_of(cache, rows)
-    assert depth > 0
-    assert rows * depth * 4 <= cache.l1 // 3
-    assert inference_many.PIECE * rows * depth * 4 <= cache.l2 // 2
-
-
 @given(CACHES)
 @example(SMALLEST)
 def test_blocks_of_steps_fit_their_caches(cache):

@@ -28,7 +28,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from nnx.kernels.cpu.caches import Caches, caches
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.called import call
@@ -49,6 +48,7 @@ from nnx.kernels.cpu.jit.simd import (
     view,
 )
 from nnx.kernels.cpu.jit.span import data_of
+from nnx.kernels.cpu.matmul.gemm import BLOCK_DEPTH
 from nnx.kernels.cpu.matmul.register_tile import (
     EVEN,
     ROWS,
@@ -91,18 +91,7 @@ NARROW = ROWS // 2 if EVEN else ROWS  # columns of a narrow layer at a time: ten
 PIECE = 8  # strips packed side by side: a row of the weights is then read in pieces of some cache lines
 WIDE = PIECE * ROWS  # columns of a piece
 APART = 2  # numbers of depth left free behind a strip: strips a power of two apart push each other out of the cache
-
-
-def depth_of(cache: Caches, rows: int) -> int:
-    """Return how many numbers of depth are used at a time: a strip fills a third of the first-level cache.
-
-    And a piece of them half of the second at most. At half the depth a panel would stay in the first, too, but sums are
-    loaded and stored twice as often: with AVX-512 that takes many rows 4% longer. At twice the depth few take longer.
-    """
-    return min(cache.l1 // 3, cache.l2 // (2 * PIECE)) // (4 * rows)
-
-
-DEPTH = depth_of(caches(), ROWS)
+DEPTH = BLOCK_DEPTH  # numbers of depth that are used at a time: what is best for other products is so here
 STRIPS = WIDE * (DEPTH + APART)  # numbers that a piece takes
 NEW, BEGUN, PACKED = range(3)  # what has become of a piece that threads share
 CODE = 0  # in a record of what becomes of outputs: the address of code for it (inference_scores.py)
