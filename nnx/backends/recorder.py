@@ -1,8 +1,8 @@
 """Recorder and program: a training step is recorded once, and replayed at full speed.
 
-`Recorder` stands in for a backend while the model runs one step: it passes every operation on, and notes it with its
-operands. `Program` replays the notes. Everything that differs between steps lives in arrays that the operations read,
-so the replayed step needs no Python numbers and no layers.
+`Recorder` takes the place of a backend while the model runs one step. It passes every operation on to the backend, and
+notes it with its operands. `Program` replays the noted operations. Everything that differs between steps is in arrays
+that the operations read, so the replayed step needs no Python numbers and no layers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from nnx.backends.operation_table import OPERATIONS, QUIET, OperationSpec, loud
 Array = Any
 # The operations that move parameters, or keep their gradients instead.
 UPDATES = "sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate"
-AS_WRITTEN = "layer by layer, as written"  # how steps and predictions run that no program stands for
+AS_WRITTEN = "layer by layer, as written"  # how steps and predictions without a program run
 
 
 class Arrays(Protocol):
-    """What a recorder asks of its backend beside the operations: where arrays are, and what is in them."""
+    """What a recorder needs from its backend besides the operations: the addresses and contents of arrays."""
 
     def address(self, a: Array) -> int:
-        """Return where in memory an array begins."""
+        """Return the address in memory at which an array begins."""
 
     def dtype_name(self, dtype: Any) -> str:
         """Return a type's name."""
@@ -51,18 +51,18 @@ class Call:
 
 
 def halves(calls: list[Call]) -> tuple[list[Call], list[Call]]:
-    """Return a step's operations as far as the gradients, and those that come then: update and end."""
+    """Return a step's operations up to the gradients, and those after them: the update and the end."""
     told = max(number for number, call in enumerate(calls) if call.name in ("tally", "weighted_tally"))
     return calls[: told + 1], calls[told + 1 :]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Operations of a step between which the host need not come in.
+    """Operations of a step between which the host has nothing to do.
 
     Attributes:
-        pools: the calls of `pool` that the host does behind them. stops: for what else it comes in then, by the numbers
-            of the calls behind which it is.
+        pools: the calls of `pool` that the host does after them.
+        stops: what else the host does then, as the numbers of the calls that it comes after.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -71,10 +71,11 @@ class Piece:
 
 
 def in_pieces(calls: list[Call], stops: Iterable[int] = ()) -> list[Piece]:
-    """Return a step's operations but for what is done with the gradients, divided where the host comes in.
+    """Return a step's operations except updates, divided into pieces where the host has something to do.
 
     Args:
-        calls: a step's. stops: numbers of calls behind which it does, beside those of `pool`, which it does itself.
+        calls: those of a step. stops: numbers of calls after which the host has something to do, besides the calls of
+            `pool`, which it does itself.
     """
     first, rest = halves(calls)
     pieces, stopping = [Piece()], set(stops)
@@ -91,40 +92,40 @@ def in_pieces(calls: list[Call], stops: Iterable[int] = ()) -> list[Piece]:
 
 
 def recording(backend: Any) -> bool:
-    """Tell whether what layers compute with is a `Recorder`."""
+    """Tell whether the backend that layers compute with is a `Recorder`."""
     return hasattr(backend, "calls")
 
 
 def lent(a: Array, backend: Any) -> Array:
-    """Return an array for code of the user's own, which may edit it, though others need it as it is: a copy.
+    """Return a copy of an array for user-defined code, which may edit it although others need the original.
 
-    While a step is recorded, where nobody would know a copy again, a view that is read-only; see `refuse_editing`.
+    While a step is recorded, a copy would not be recognised, so it is a read-only view; see `refuse_editing`.
     """
     return unwritable(a) if recording(backend) else backend.xp.asarray(a, copy=True)
 
 
 def refuse_editing(error: ValueError, part: Any, what: str) -> None:
-    """Refuse to record a step in which a part of the user's own writes into what it was `lent`, as an error says."""
+    """Refuse to record a step if an error says that a user-defined part has written into an array it was `lent`."""
     if written_into(error):
         raise NotReplayable(f"{part} edits {what} in place") from error
 
 
 class Recorder:
-    """A backend that takes notes. Whatever it is not asked to record it passes on to the real one.
+    """A backend that records operations. Everything else is passed on to the real backend.
 
-    It checks the flow of data as it goes: what an operation reads must be a buffer known from the start, or the work of
-    operations recorded before, unchanged since. A layer that computes with `xp` on its own, or edits a buffer in place,
-    breaks that chain and is found here.
+    It also checks the flow of data: an operation may only read buffers that are known from the start, or that earlier
+    recorded operations have written and nothing has changed since. A layer that itself computes with `xp`, or edits a
+    buffer in place, violates this and is detected here.
 
     Args:
-        known: the buffers that hold their contents from the start.
-        by: another backend with the same arrays, which carries the operations out; None means `backend` itself.
+        known: the buffers that have contents from the start.
+        by: another backend with the same arrays, which carries out the operations; None means `backend` itself.
 
     Attributes:
-        watching: whether to look for buffers that something else edits. To copy and compare them takes longer than the
-            operations of a small network, so who knows that there is nothing else may leave it out.
-        calls: what was recorded. places: addresses of arrays by their ids, since NumPy takes a microsecond for one.
-        loud: whether operations are run without ignoring NumPy's floating-point errors: who has seen to that once.
+        watching: whether to look for buffers that something else edits. Copying and comparing them takes longer than
+            the operations of a small network, so a caller may turn it off if all code is known to be safe.
+        calls: the recorded calls. places: addresses of arrays by their ids, since NumPy takes a microsecond for one.
+        loud: whether operations run without ignoring NumPy's floating-point errors, which the caller then has done.
     """
 
     watching = True
@@ -133,9 +134,9 @@ class Recorder:
     def __init__(self, backend: Arrays, known: Iterable[Array], by: Arrays | None = None) -> None:
         self.backend, self.by, self._address_of = backend, by or backend, backend.address
         self.calls: list[Call] = []
-        self._kept: list[Array] = []  # keeps each buffer alive, so that no other can take its address
+        self._kept: list[Array] = []  # keeps each buffer alive, so that no other can get its address
         self.places: dict[int, int] = {}
-        self._known: dict[int, int] = {}  # how many numbers are accounted for, from each address on
+        self._known: dict[int, int] = {}  # how many numbers are known, from each address on
         self._written: dict[int, tuple[str, Array, bytes]] = {}  # the last operation to write there, and what
         for array in known:
             self._account_for(array)
@@ -147,18 +148,18 @@ class Recorder:
         else:
             method = getattr(self.by, name)
             found = self._recorded(spec, loud(method) if self.loud else method)
-        self.__dict__[name] = found  # to come here takes as long as a small operation
+        self.__dict__[name] = found  # getting here takes as long as a small operation
         return found
 
     def _recorded(self, spec: OperationSpec, method: Callable[..., Any]) -> Callable[..., Any]:
-        recorder = ref(self)  # which keeps this: a circle would keep all buffers until Python looks for circles
+        recorder = ref(self)  # weak: a reference cycle would keep all buffers until Python's garbage collection
         name, reads, writes, bind = spec.name, spec.reads, spec.writes, spec.bind
 
         def call(*args: Any, **kwargs: Any) -> Any:
             notes = recorder()
             assert notes is not None
             operands, known, watching = bind(args, kwargs), notes.places, notes.watching
-            for operand in reads:  # what was read or written before stays known: no array grows
+            for operand in reads:  # arrays read or written before are known: they don't grow
                 if watching or id(operands[operand]) not in known:
                     notes._check_read(name, operand, operands[operand])
             result = method(*args, **kwargs)
@@ -198,7 +199,7 @@ class Recorder:
                 self._written[place] = op, array, self.backend.to_numpy(array).tobytes()
 
     def _within(self, begin: int, array: Array) -> list[int]:
-        """Return where in an array something was written."""
+        """Return the addresses within an array at which something was written."""
         end = begin + math.prod(array.shape) * np.dtype(self.backend.dtype_name(array.dtype)).itemsize
         return [place for place in self._written if begin <= place < end]
 
@@ -219,21 +220,21 @@ class Recorder:
 
 
 class Template(Protocol):
-    """What is left of a program without its data and the memory that it works in: to use it on other data."""
+    """A program without its data and the memory that it works in, so that it can be used on other data."""
 
     def on(self, arrays: Sequence[Array], limit: Any) -> Program:
-        """Return the program on other data of the same form: see `Backend.form`; `limit` says how many threads."""
+        """Return the program for other data of the same form (see `Backend.form`); `limit` is the number of threads."""
 
 
 class Program:
-    """A recorded step, replayed by calling each operation with the operands it had.
+    """A recorded step, replayed by calling each operation with its recorded operands.
 
-    This is what every backend has; those that can do better return their own from `compile`.
+    Every backend can use it; those with something faster return their own from `compile`.
 
     Attributes:
         native: whether no Python runs between the operations.
-        reason: why that is not so on a backend that can, or None.
-        description: how it runs, in words. kernels: which kernel does an operation, by its name, where that is not the
+        reason: why it is not native although the backend can do that, or None.
+        description: how it runs, in words. kernels: the kernels of those operations, by name, that don't run by the
             backend's own (`Backend.implementation`).
     """
 
@@ -247,10 +248,10 @@ class Program:
         self._bound = [(loud(getattr(backend, call.name)), tuple(call.operands.values())) for call in calls]
 
     def template(self, arrays: Sequence[Array]) -> Template | None:
-        """Return what makes this program anew on other data, or None where it must be recorded again.
+        """Return a template that makes this program for other data, or None if it must be recorded again.
 
         Args:
-            arrays: the data that it was recorded on.
+            arrays: the data that it was recorded with.
         """
         return None
 
@@ -264,12 +265,12 @@ class Program:
 
 
 class Rounded(Program):
-    """A recorded step whose every result is off by about a rounding, up or down: it shows what rounding can do.
+    """A recorded step in which every result is changed by about one rounding, to show the effects of rounding.
 
-    Samples that are gathered are not: a copy rounds nothing, and a code that is off is none (see `Embedding`).
+    Gathered samples are not changed: a copy rounds nothing, and a changed code would be invalid (see `Embedding`).
 
     Args:
-        recorder: what noted the step. unit: how far off, relative.
+        recorder: the recorder of the step. unit: the relative size of the changes.
     """
 
     def __init__(self, recorder: Recorder, unit: float) -> None:
@@ -289,7 +290,7 @@ class Rounded(Program):
                     self.nudge(array)
 
     def nudge(self, array: Array | None) -> None:
-        """Move each number by a rounding; counts and what is not there stay."""
+        """Change each number by one rounding; counts, and operands that are None, are left alone."""
         if array is None or np.dtype(self._backend.dtype_name(array.dtype)).kind != "f":
             return
         signs = self._random.choice([-self._unit, self._unit], tuple(array.shape))

@@ -1,4 +1,4 @@
-"""Activation functions: ReLU and Softmax (chapter 4), Sigmoid (16), Linear (17), and those that came after the book."""
+"""Activation functions: ReLU and Softmax (chapter 4), Sigmoid (16), Linear (17), and others that aren't in the book."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Activation(Layer):
-    """A layer that is one operation on its inputs [N, C], and whose gradient needs only its inputs or its output."""
+    """A layer that does one operation on its inputs [N, C]. Its gradient needs only its inputs or its output."""
 
     operation: str
 
@@ -52,7 +52,7 @@ class Activation(Layer):
         return self.dinputs
 
     def _numbers(self) -> tuple[float, ...]:
-        """Return the number that shapes the function, or nothing."""
+        """Return the function's parameter, or nothing."""
         row = BY_NAME.get(self.operation)
         return (getattr(self, row.parameter),) if row is not None and row.parameter else ()
 

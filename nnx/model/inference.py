@@ -1,8 +1,8 @@
-"""Inference: a model's forward pass without its layers, for `predict` and `evaluate` where all layers are nnx's own.
+"""Inference: a faster forward pass for `predict` and `evaluate`, for models whose layers are all nnx's own.
 
-A layer keeps its inputs and output for the backward pass, and checks both each time. Prediction needs none of that:
-the layers are reduced once to stages, which the backend's operations run one after the other, or, where the backend can
-do that, one native function runs together.
+A layer keeps its inputs and output for the backward pass, and checks both each time. Prediction doesn't need that. So
+the layers are converted once to stages. The stages run one after the other as operations of the backend or, if the
+backend can do that, together as one native function.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ from nnx.settings import replaced
 
 Array = Any
 ELEMENTWISE_KINDS = frozenset(ELEMENTWISE.values())
-PASSED = (Linear, Dropout, GaussianNoise, Flatten)  # what does nothing here
+PASSED = (Linear, Dropout, GaussianNoise, Flatten)  # layers that do nothing in a prediction
 
 
 class Inference:
-    """The forward pass of a network as its layers and its backend are now; parameters may change.
+    """The forward pass of a network with its present layers and backend; its parameters may change.
 
-    The network makes another one when it gets other layers, or a layer another setting or method.
+    If the network's layers change, or the settings or methods of one, the network makes a new `Inference`.
 
     Args:
-        layers: attached to `backend`. owner: of their network, whose `flat` holds all their parameters.
+        layers: attached to `backend`. owner: that of their network, whose `flat` holds all their parameters.
 
     Attributes:
-        layers: what it was made of.
-        stages: what they come to; None: they run as written, because one is not nnx's own.
-        native: predicts in one call, or returns None where it does not take these rows.
+        layers: the layers that it was made from.
+        stages: the stages for these layers; None if one is not nnx's own, so that the layers themselves run.
+        native: a function that predicts in one call, or returns None if it cannot take these rows.
     """
 
     def __init__(self, layers: Sequence[Layer], backend: Backend, owner: Owner) -> None:
@@ -72,7 +72,7 @@ class Inference:
 
     @property
     def description(self) -> str:
-        """How it runs, in words."""
+        """A description of how predictions run."""
         if self.stages is None:
             return AS_WRITTEN
         if self.native is refuse:
@@ -93,29 +93,29 @@ class Inference:
             return self.backend.to_numpy(self.outputs(x)).copy()
 
     def _at_once(self, x: np.ndarray) -> np.ndarray | None:
-        """Return the outputs if they come from one native call."""
+        """Return the outputs if one native call can compute them, otherwise None."""
         if self.native is refuse:
             return None
-        return self.native(x if x.flags.writeable else x.copy())  # compiled code takes no array that is read-only
+        return self.native(x if x.flags.writeable else x.copy())  # compiled code doesn't take read-only arrays
 
     def scores(self, loss: Scored) -> Scores | None:
-        """Return a native function that evaluates by a loss, or None where there is none."""
+        """Return a native function that evaluates by a loss, or None if there is none."""
         if loss not in self._scores:
             plain = self.native is refuse
             self._scores[loss] = None if plain else self.backend.compile_scores(self.native, loss)
         return self._scores[loss]
 
     def layers_alone(self) -> AbstractContextManager[Any]:
-        """Return a context in which no other thread uses the layers: run as written, they have one workspace."""
+        """Return a context in which no other thread uses the layers, which have only one workspace."""
         return nullcontext() if self.stages is not None else self._owner.layers  # of its own in a forked process
 
     def outputs(self, x: np.ndarray) -> Array:
-        """Return the same as an array of the backend, which may be a workspace that the next call overwrites."""
+        """Return the outputs as an array of the backend; it may be a workspace that the next call overwrites."""
         if self.stages is not None:
             outputs = self._at_once(x) if isinstance(self.backend.from_numpy(x), np.ndarray) else None
             return self._by_stages(x) if outputs is None else outputs
         outputs = lent(self.backend.from_numpy(x), self.backend)
-        with np.errstate(all="ignore"):  # as in training: the result says what overflowed
+        with np.errstate(all="ignore"):  # as in training: an overflow shows in the result
             for layer in self.layers:
                 outputs = output_of(layer, outputs, training=False)
         shape = tuple(getattr(outputs, "shape", ()))
@@ -134,7 +134,7 @@ class Inference:
         return outputs
 
     def _rooms(self, rows: int, dtype: Any) -> list[Array | None]:
-        """Where each stage writes: this thread's workspace, or None for a new array, as the last one is."""
+        """The outputs of the stages: this thread's workspaces, or None for a new array, as for the last stage."""
         rooms: list[Array | None] = getattr(self._own, "rooms", [])
         if not rooms or any(room is not None and room.shape[0] < rows for room in rooms):
             assert self.stages is not None
@@ -145,18 +145,18 @@ class Inference:
 
 
 def stages_of(layers: Sequence[Layer]) -> list[AnyStage] | None:
-    """Reduce layers to stages; None if one of them is not nnx's own, or nothing is left."""
+    """Convert layers to stages; return None if one of them is not nnx's own, or if there are no stages."""
     return reduced(layers) or None
 
 
 def plain_stages(stages: Sequence[AnyStage] | None) -> list[Stage] | None:
-    """Return stages that may be compiled together; None if there are none, or others among them."""
+    """Return stages that may be compiled together; None if there are no stages, or if some may not."""
     plain = [stage for stage in stages or () if isinstance(stage, Stage)]
     return plain if stages is not None and len(plain) == len(stages) else None
 
 
 def reduced(layers: Sequence[Layer]) -> list[AnyStage] | None:
-    """Do so; nothing may be left."""
+    """Convert layers to stages; the list of stages may be empty."""
     stages: list[AnyStage] = []
     for layer in layers:
         kind = type(layer)
@@ -187,9 +187,9 @@ def reduced(layers: Sequence[Layer]) -> list[AnyStage] | None:
 
 
 def add_function(stages: list[AnyStage], name: str, settings: dict[str, Any]) -> None:
-    """Add a function of each number by itself; to the dense stage before it, if `dense` applies that to its own result.
+    """Add a function of single numbers: to the dense stage before it, if `dense` can apply it to its own result.
 
-    Nothing is kept for a gradient here, so that is any function without a parameter.
+    No gradient is needed here, so `dense` can apply any function without a parameter.
     """
     parameter, last = BY_NAME[name].parameter, stages[-1] if stages else None
     if parameter or not isinstance(last, Stage) or last.weights is None or last.activation is not None:
@@ -199,4 +199,4 @@ def add_function(stages: list[AnyStage], name: str, settings: dict[str, Any]) ->
 
 
 def refuse(x: np.ndarray) -> None:
-    """Stand in for a native function where there is none."""
+    """Take the place of a native function if there is none."""

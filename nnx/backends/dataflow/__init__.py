@@ -1,6 +1,6 @@
-"""Data flow of a recorded step, the first pass of compiling it: which operation reads which value. For CPUs and GPUs.
+"""Data flow of a recorded step: which operation reads which value. It is the first pass of compiling for CPU and GPU.
 
-`Reader` reads the recorded calls, with a file for each topic as in `operations`; `fuse` finds what one pass can do.
+`Reader` reads the recorded calls, with a file for each topic as in `operations`; `fuse` combines operations.
 """
 
 from nnx.backends.dataflow.fusion import fuse

@@ -1,4 +1,4 @@
-"""Activation functions, as a step's calls tell of them."""
+"""Activation functions: reads their calls in a recorded step."""
 
 # ruff: noqa: D102 - what an operation does is described once, where it is declared
 

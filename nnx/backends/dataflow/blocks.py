@@ -1,4 +1,4 @@
-"""Blocks of layers and embeddings, as a step's calls tell of them."""
+"""Blocks of layers and embeddings: reads their calls in a recorded step."""
 
 # ruff: noqa: D102 - what an operation does is described once, where it is declared
 
@@ -34,7 +34,7 @@ class BlockCalls(Buffers):
         self.touch_gradients()
 
     def part_of(self, y: Array, first: int) -> Value:
-        """A new value in a buffer of which some columns are written: the first ones, or more beside those before."""
+        """A new value in a buffer in which some columns are written. After the first ones it keeps those before."""
         before = self.current.get(address(y))
         value = self.write(y)
         if first:

@@ -1,4 +1,4 @@
-"""Buffers of a recorded step: which value stands in which one, call after call."""
+"""Buffers of a recorded step: which value is in which buffer, call after call."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nnx.backends.recorder import Call
 
 
 class Buffers:
-    """What reading one call knows of those before it, and notes in `step`.
+    """The state while the calls of a step are read one after the other; results go to `step`.
 
     Attributes:
-        step: what has been read so far. call: the one that is read now.
-        current: the value that stands in a buffer now, by its address. shapes: of the array there.
-        behind: how many nodes there were when gradients were last touched, or when the host last came in.
+        step: the step as read so far. call: the call that is being read.
+        current: the value that is in each buffer now, by its address. shapes: the shapes of the arrays there.
+        behind: the number of nodes when gradients were last touched, or when the host last had something to do.
     """
 
     call: Call
@@ -32,13 +32,13 @@ class Buffers:
 
     def floats(self, a: Array) -> None:
         """Refuse an array that the compiled step cannot read."""
-        if a.dtype != self.dtype:  # which its name would be in the other byte order, too
+        if a.dtype != self.dtype:  # not by its name, which is the same in the other byte order
             raise NotReplayable(f"{self.call.name}: an operand is {a.dtype}, the parameters are {self.step.dtype}")
         if not a.flags.c_contiguous:
             raise NotReplayable(f"{self.call.name}: an operand {a.shape} is not contiguous")
 
     def read(self, a: Array) -> Value:
-        """The value that stands in a buffer now."""
+        """The value that is in a buffer now."""
         self.floats(a)
         if a.shape[0] != self.step.rows or a.ndim > 2:
             raise NotReplayable(f"{self.call.name}: an operand has shape {a.shape}, the step has {self.step.rows} rows")
@@ -68,13 +68,13 @@ class Buffers:
         return node
 
     def touch_gradients(self) -> None:
-        """Note that gradients are made of what stands here, or read."""
+        """Note that gradients are computed or read at this point."""
         self.behind = len(self.step.nodes)
 
     def elementwise(
         self, kind: str, x: Array, y: Array | None, out: Array, constants: tuple[float, float] = (0.0, 0.0)
     ) -> None:
-        """Note an operation on each number by itself."""
+        """Note an operation that works on each number separately."""
         reads = self.read(x), None if y is None else self.read(y)
         self.add("elementwise", *reads, self.write(out), kind=kind, constants=constants)
 
@@ -88,7 +88,7 @@ class Buffers:
         return self.current[place]
 
     def labels(self, source: Array, order: Array | None) -> Value:
-        """Class numbers from an int64 array, in an order or as they lie."""
+        """Class numbers from an int64 array, in a given order or that of the array."""
         if source.dtype != np.int64 or source.ndim != 1 or not source.flags.c_contiguous:
             raise NotReplayable(f"{self.call.name}: targets are {source.dtype} {source.shape}, expected int64 [N]")
         if self.step.labels is not None and not same(self.step.labels, source):

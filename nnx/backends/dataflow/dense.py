@@ -1,4 +1,4 @@
-"""Dense layers and penalties of weights, as a step's calls tell of them."""
+"""Dense layers and penalties of weights: reads their calls in a recorded step."""
 
 # ruff: noqa: D102 - what an operation does is described once, where it is declared
 

@@ -1,4 +1,4 @@
-"""Formulas of the user's own, as a step's calls tell of them."""
+"""User-defined formulas: reads their calls in a recorded step."""
 
 # ruff: noqa: D102 - what an operation does is described once, where it is declared
 
@@ -11,7 +11,7 @@ from nnx.backends.formula import Formula, compilable
 
 
 class FormulaCalls(Buffers):
-    """Reads the calls of layers and losses of a formula."""
+    """Reads the calls of layers and losses that are formulas."""
 
     def on_apply_formula(self, x: Array, of: Formula, out: Array) -> None:
         values = self.read(x)

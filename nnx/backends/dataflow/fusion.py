@@ -1,4 +1,4 @@
-"""Fusion: operations of a step that work in place, or in the same pass as the product before them."""
+"""Fusion: finds operations that can work in place, or in the same pass as the product before them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections import Counter
 
 from nnx.backends.dataflow.nodes import Node, Step
 
-IN_PLACE = ("elementwise", "dropout", "weigh", "gaussian_noise")  # what can write over what it reads
+IN_PLACE = ("elementwise", "dropout", "weigh", "gaussian_noise")  # operations that can overwrite their input
 
 
 def fuse(step: Step) -> None:
     """Let operations work in place, and fold ReLU or its gradient into the product before it.
 
-    Both only where nobody else looks at what is lost.
+    Both are done only if nothing else reads the value that is lost.
     """
     readers = count_readers(step)
     makers = {id(node.out): node for node in step.nodes if node.out is not None}
@@ -40,7 +40,7 @@ def count_readers(step: Step) -> Counter[int]:
 
 
 def fold(node: Node, maker: Node) -> bool:
-    """Have the product that made what a ReLU, or its gradient, reads do that in the same pass; tell whether it does."""
+    """Fold a ReLU, or its gradient, into the product whose result it reads; return whether that is possible."""
     if node.op != "elementwise":
         return False
     if maker.op == "dense" and node.kind == "relu":

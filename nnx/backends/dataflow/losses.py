@@ -1,4 +1,4 @@
-"""Losses, as a step's calls tell of them."""
+"""Losses: reads their calls in a recorded step."""
 
 # ruff: noqa: D102 - what an operation does is described once, where it is declared
 
@@ -69,7 +69,7 @@ class LossCalls(Buffers):
             return
         total = Value(1)
         self.add("mean", each, None, total, constants=(1.0, 0.0))
-        wanted = self.target(target)  # a label that is no class has no share of any: its loss is nan, not 0
+        wanted = self.target(target)  # the row of a label that is not a class is all zeros, but its loss is nan, not 0
         self.add("elementwise", total, wanted, self.write(out), kind="known", constants=(classes, 0.0))
 
     def on_cross_entropy_backward(self, p: Array, target: Array, out: Array) -> None:

@@ -1,7 +1,7 @@
-"""Nodes of a recorded step's data flow: values, what is done to them, and the step that they make up.
+"""Nodes of a recorded step's data flow: values, the operations on them, and the whole step.
 
-A buffer is known by its address and may be written several times in a step. Each write makes a new `Value`, so that
-work that is put off to the end of the step (weight gradients) finds what it would have found at its turn.
+A buffer is identified by its address and may be written several times in a step. Each write makes a new `Value`, so
+that work that is postponed to the end of the step (weight gradients) reads the same numbers as in its original place.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from nnx.backends.recorder import Call
 
 @dataclass(eq=False)
 class Value:
-    """Numbers for every sample: what one write left in a buffer, or an array given from outside.
+    """Numbers for every sample: those that one operation wrote to a buffer, or an array given from outside.
 
     Attributes:
-        width: numbers a sample.
-        array: the array given, or None for the step's own.
-        source: the value whose memory this one takes over, once `fuse` has found that nobody else needs it.
+        width: how many numbers a sample has.
+        array: the given array, or None for a value of the step's own.
+        source: the value whose memory this one reuses, if `fuse` has found that nothing else needs it.
     """
 
     width: int
@@ -30,16 +30,16 @@ class Value:
 
     @property
     def home(self) -> Value:
-        """The value whose memory this is."""
+        """The value in whose memory this one is."""
         return self if self.source is None else self.source.home
 
 
 @dataclass(eq=False)
 class Moments:
-    """What is known of each feature of all samples, [3, width]: see nnx/kernels/cpu/program/shared_norm.py.
+    """The moments of each feature over all samples, [3, width]: see nnx/kernels/cpu/program/shared_norm.py.
 
     Attributes:
-        pooled: where the means and the spreads stand that are pooled with other processes', if they are.
+        pooled: the arrays of means and spreads that are pooled with other processes, if they are.
     """
 
     width: int
@@ -51,16 +51,16 @@ class Node:
     """One operation on samples.
 
     Attributes:
-        x, y, z: what it reads. out: what it writes. also: a second result (losses), hits: a third.
-        kind: of an operation on each number by itself. formula: that of a kind of the user's own.
-        ordered: whether it takes its samples in the shuffled order.
-        constants: float64 that its kernel takes. details: whole numbers that it takes. weights, biases: parameters.
-        table: what codes are looked up in.
-        relu: ReLU, or the mask of its gradient by y, follows in the same pass.
-        arrays: more arrays of the flat buffer. moments: what it writes, or reads, of each feature.
-        once: depends on nothing that changes within a call of `run`.
-        whole: it takes all samples at once, so whatever comes after it waits for all that comes before.
-        pooled: of a stop, where the host comes in: what it pools there, in order.
+        x, y, z: the values that it reads. out: the value that it writes. also: a second result (losses), hits: a third.
+        kind: for an operation on each number separately. formula: the user's formula if the kind is user-defined.
+        ordered: whether it reads its samples in the shuffled order.
+        constants: float64 arguments of its kernel. details: integer arguments. weights, biases: parameters.
+        table: the table in which codes are looked up.
+        relu: whether ReLU, or the mask of its gradient by y, is applied in the same pass.
+        arrays: more arrays of the flat buffer. moments: the moments that it writes or reads.
+        once: whether it depends on nothing that changes within a call of `run`.
+        whole: whether it needs all samples at once, so that later operations wait for all earlier ones.
+        pooled: for a stop, where the host has something to do: the arrays that it pools there, in order.
     """
 
     op: str
@@ -103,7 +103,7 @@ class Gradient:
 
 @dataclass(eq=False)
 class Scatter:
-    """The gradients of what codes are looked up in: of those in `column` of x, by the features of d from `first` on."""
+    """The gradient of a table: its codes are in `column` of x, its vectors' gradients in d from feature `first` on."""
 
     x: Value
     d: Value
@@ -125,8 +125,8 @@ class Step:
     """A recorded step, read.
 
     Attributes:
-        updates: the optimizer's calls, one for each run of parameters that are trained. optimizer: the first of them.
-        before, after: what is done to all gradients before the optimizer takes them, and to all parameters after it.
+        updates: the optimizer's calls, one for each run of trained parameters. optimizer: the first of them.
+        before, after: the operations on all gradients before the optimizer, and on all parameters after it.
     """
 
     rows: int = 0
@@ -150,14 +150,14 @@ class Step:
 
     @property
     def work(self) -> int:
-        """Multiply-adds in a step, roughly: three products for each dense layer."""
+        """The approximate number of multiply-adds in a step: three products for each dense layer."""
         gradients = sum(int(gradient.dw.size) for gradient in self.gradients)
         products = sum(int(weights.size) for weights in self.weights)
-        return self.rows * max(3 * gradients, gradients + products)  # the second where many layers are not trained
+        return self.rows * max(3 * gradients, gradients + products)  # the second if many layers are not trained
 
     @property
     def all_trained(self) -> bool:
-        """Whether what is done to all gradients, or parameters, is done to those that the optimizer takes."""
+        """Whether operations on all gradients, or parameters, only concern those that the optimizer updates."""
         names = {"average": "p"}
         return len(self.updates) == 1 and all(
             same(self.updates[0].operands[name], call.operands[name])
@@ -167,10 +167,10 @@ class Step:
 
     @property
     def by_parameter(self) -> list[Gradient | Scatter]:
-        """What is added up over samples: the gradients of all parameters."""
+        """The gradients of all parameters, which are sums over samples."""
         return [*self.gradients, *self.scatters]
 
     @property
     def weights(self) -> list[Array]:
-        """What samples are multiplied by, product after product."""
+        """The weights by which samples are multiplied, product after product."""
         return [node.weights for node in self.nodes if node.op in ("dense", "dense_dx") and node.weights is not None]

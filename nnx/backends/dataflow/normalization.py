@@ -1,4 +1,4 @@
-"""Normalization, as a step's calls tell of it."""
+"""Normalization: reads its calls in a recorded step."""
 
 # ruff: noqa: D102 - what an operation does is described once, where it is declared
 
@@ -15,8 +15,8 @@ class NormCalls(Buffers):
 
     def __init__(self, step: Step) -> None:
         super().__init__(step)
-        self.moments: dict[int, Moments] = {}  # by where 1 over the standard deviations stands
-        self.pooled: dict[int, Moments] = {}  # by where the means or spreads stand that are pooled
+        self.moments: dict[int, Moments] = {}  # by the address of 1 / the standard deviations
+        self.pooled: dict[int, Moments] = {}  # by the address of the means or spreads that are pooled
 
     def on_layer_norm(
         self, x: Array, gamma: Array, beta: Array, epsilon: float, normalized: Array, scales: Array, out: Array
@@ -55,7 +55,7 @@ class NormCalls(Buffers):
         self.by_moments(x, gamma, beta, normalized, scales, out)
 
     def moments_of(self, x: Array, arrays: tuple[Array, ...], constants: tuple[float, float], fixed: bool) -> None:
-        """Work out the moments of each feature, or take the running ones."""
+        """Note that the moments of each feature are computed, or taken from the running ones."""
         for a in arrays:
             self.floats(a)
         _, _, mean, variance, scales = arrays
@@ -76,7 +76,7 @@ class NormCalls(Buffers):
         self.touch_gradients()
 
     def sum_now(self, a: Array) -> None:
-        """Add up a gradient at once, and not at the end."""
+        """Sum a gradient at once, and not at the end of the step."""
         sums = [one for one in self.step.sums if same(one.out, a)]
         if not sums and not any(node.op == "sum" and same(node.arrays[0], a) for node in self.step.nodes):
             raise NotReplayable(f"{self.call.name} reads gradients that no norm_gradients wrote before it")
@@ -106,14 +106,14 @@ class NormCalls(Buffers):
         self.by_moments(x, gamma, beta, normalized, scales, out)
 
     def pooled_at(self, a: Array) -> Moments:
-        """The moments of which means or spreads are pooled."""
+        """The moments whose means or spreads, in this array, are pooled."""
         moments = self.pooled.get(address(a))
         if moments is None:
             raise NotReplayable(f"{self.call.name} reads moments that no column_means wrote before it")
         return moments
 
     def on_stop(self, pooled: list[Array], gradients: bool) -> None:
-        """The host comes in: it pools arrays with other processes'; or takes all gradients that are there."""
+        """The host has something to do: it pools arrays with other processes, or reads the gradients so far."""
         for a in pooled:
             if address(a) not in self.pooled:
                 self.sum_now(a)
@@ -121,7 +121,7 @@ class NormCalls(Buffers):
         there = (len(step.gradients), len(step.scatters), len(step.sums)) if gradients else ()
         moments = tuple(a for a in pooled if address(a) in self.pooled)
         stop = Node("stop", Value(0), details=there, pooled=moments)
-        # What came behind the last gradient can wait: the gradient of a layer's inputs, for one.
+        # Operations after the last gradient can wait, such as the gradient of a layer's inputs.
         at = len(step.nodes) if pooled else self.behind
         step.nodes.insert(at, stop)
         self.behind = at + 1

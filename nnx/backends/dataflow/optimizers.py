@@ -1,4 +1,4 @@
-"""Calls before and after the optimizer's: what is done to all gradients, or to all parameters."""
+"""Calls before and after those of the optimizer: operations on all gradients, or on all parameters."""
 
 # ruff: noqa: D102 - what an operation does is described once, where it is declared
 
@@ -35,8 +35,8 @@ class OptimizerCalls(Buffers):
         self.step.after.append(self.call)
 
     def of_all(self, operand: str, a: Array) -> None:
-        """Refuse to do to some of the optimizer's gradients or parameters what is done to all of them."""
+        """Refuse an operation on all gradients or parameters that leaves out some of the optimizer's."""
         assert self.step.optimizer is not None
-        parts = [call.operands[operand] for call in self.step.updates]  # of those that are trained
+        parts = [call.operands[operand] for call in self.step.updates]  # the trained ones
         if not all(address(a) <= address(p) and address(p) + p.nbytes <= address(a) + a.nbytes for p in parts):
             raise NotReplayable(f"{self.call.name} takes other {operand} than the optimizer")

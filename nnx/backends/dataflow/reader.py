@@ -21,7 +21,7 @@ from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
 from nnx.kernels.losses import LOSSES
 
 GRADIENTS_OF_PARAMETERS = ("dense_backward", "dense_gradients", "norm_gradients", "regularize")
-# What is done to each number by itself has a name, its kind: one of nnx/kernels/elementwise.py's KINDS.
+# Operations on each number separately have a name, their kind: one of KINDS in nnx/kernels/elementwise.py.
 GRADIENTS = {row.gradient: row for row in FUNCTIONS}
 LOSSES_BY_NAME = {row.name: row for row in LOSSES}
 LOSS_GRADIENTS = {row.gradient: row for row in LOSSES}
@@ -38,7 +38,7 @@ class Reader(
     LossCalls,
     OptimizerCalls,
 ):
-    """Turns calls into a `Step`; raises NotReplayable with the reason where it cannot."""
+    """Turns calls into a `Step`; raises NotReplayable with the reason if it cannot."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         super().__init__(outline(calls))
@@ -51,7 +51,7 @@ class Reader(
             raise NotReplayable("the step tells nobody its loss: no tally was recorded")
 
     def check_turn(self) -> None:
-        """Refuse a call that comes after what must come last."""
+        """Refuse a call after one that must be the last."""
         call, step = self.call, self.step
         if self.updated and call.name not in ("average", "tally", "weighted_tally", "end_step", *UPDATES):
             raise NotReplayable(f"{call.name} comes after the optimizer: nothing but the step's end may")
@@ -59,7 +59,7 @@ class Reader(
             raise NotReplayable(f"{call.name} comes after {step.before[-1].name}, which takes all gradients")
 
     def follow(self) -> None:
-        """Note what the call does: by its method `on_NAME`, or by its row in a table."""
+        """Note what the call does, by the method `on_NAME` or by the operation's row in a table."""
         call = self.call
         method: Callable[..., None] | None = getattr(self, f"on_{call.name}", None)
         if method is not None:
@@ -77,7 +77,7 @@ class Reader(
 
 
 def outline(calls: Sequence[Call]) -> Step:
-    """Return a step that knows its optimizer, its end, and so its size."""
+    """Return a step with its optimizer and its end, which determine its size."""
     ends = [call for call in calls if call.name == "end_step"]
     optimizers = [call for call in calls if call.name in UPDATES]
     if len(ends) != 1 or not optimizers:

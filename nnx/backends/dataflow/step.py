@@ -1,4 +1,4 @@
-"""A training step around its layers, as its calls tell of it: the rows it takes, their weights, what it reports."""
+"""The parts of a training step outside its layers: reads the calls for its rows, their weights, and what it reports."""
 
 # ruff: noqa: D102 - what an operation does is described once, where it is declared
 
@@ -48,7 +48,7 @@ class StepCalls(Buffers):
                 wanted = place
             for node in self.step.nodes:
                 if node.op == "cross_entropy" and node.x is x and node.y is wanted:
-                    node.hits = hits  # it knows the largest logit anyway
+                    node.hits = hits  # it finds the largest logit anyway
                     return
             best = Value(1)
             self.add("argmax", x, None, best)
@@ -76,7 +76,7 @@ class StepCalls(Buffers):
         self.weighed(*values, self.write(out))
 
     def weighed(self, x: Value, weights: Value, out: Value) -> Value:
-        """Each sample's numbers times its weight."""
+        """Note that each sample's numbers are multiplied by its weight."""
         if weights.width != 1:
             raise NotReplayable(f"{self.call.name}: {weights.width} weights a sample, expected one")
         self.add("weigh", x, weights, out)

@@ -1,9 +1,9 @@
-"""The Numba backend: NumPy's arrays, and kernels compiled for the host's CPU when first called.
+"""The Numba backend: NumPy's arrays, and kernels that are compiled for this CPU when first called.
 
-Every operation has the same form: its operands are offered to a kernel, in parts for several threads if they are large.
-A kernel refuses those that it cannot take as they are (it wants them contiguous, writable, of one float type, and of
-shapes that fit); NumPy's version gets them, which takes everything or says what is wrong. Results differ by rounding
-alone.
+All operations work in the same way: the operands are offered to a kernel, in parts for several threads if they are
+large. A kernel only takes operands that are contiguous, writable, of the same float type, and of shapes that fit. If it
+refuses them, NumPy's version gets them, which takes everything or says what is wrong. The results of the two differ
+only by rounding.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from nnx.kernels.rounding import RUN
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
-MANY = 1024  # rows of a prediction that has many
+MANY = 1024  # from this number of rows on, a prediction has many
 AMX = "NNX_AMX"
-PARTS = {"full": 3, "bf16x3": 2, "bf16": 1}  # of bfloat16 into which split products split numbers, by precision
+PARTS = {"full": 3, "bf16x3": 2, "bf16": 1}  # how many bfloat16 parts split products use for a number, by precision
 PRODUCTS = {
     "full": "six products in bf16, as exact as float32",
     "bf16x3": "three products in bf16, which keep 15 bits",
@@ -49,7 +49,7 @@ PRODUCTS = {
 }
 
 
-# What each operation runs; whatever is not here is NumPy's.
+# What each operation runs; operations that are not listed are NumPy's.
 IMPLEMENTATIONS = {
     "regularize": "step.regularize", "softmax": "softmax.forward", "softmax_backward": "softmax.backward",
     "softmax_jacobian": "softmax.jacobian", "cross_entropy": "losses.cross_entropy_indices",
@@ -74,7 +74,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
         super().__init__()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
-        tuned()  # refuses what NNX_TUNE cannot mean
+        tuned()  # refuses invalid values of NNX_TUNE
         self._set_unit()
 
     # ---- facts -------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
         return f"{rule}, else BLAS{how}; NNX_GEMM=own or blas overrides"
 
     def probe(self) -> None:
-        """Compile a small kernel, and run it: `dense`, which takes a second to compile, is for those who need it."""
+        """Compile a small kernel and run it. `dense` would take a second to compile, and may not be needed."""
         taken = self.gather_rows(np.array([3, 5, 7]), np.array([2, 0]), np.zeros(3, np.int64), np.zeros(2, np.int64))
         if taken.tolist() != [7, 3]:
             raise RuntimeError(f"rows 2 and 0 of [3 5 7] are {taken.tolist()}, not [7 3]")
@@ -140,28 +140,29 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
     # ---- precision ---------------------------------------------------------------------------------------------------
 
     def _set_unit(self) -> None:
-        """Find out what multiplies bfloat16 here, and in which precision the environment wants large products."""
+        """Find the unit that multiplies bfloat16 here, and the precision that the environment asks for."""
         units = self.kernels.tile_units
-        self.without = {unit: units.why_not(unit) for unit in units.IN_PROCESSOR}  # why each is not there, or ""
+        self.without = {unit: units.why_not(unit) for unit in units.IN_PROCESSOR}  # why each is missing, or ""
         if flag(AMX) is False:
             self.without[units.AMX] = f"{AMX}=0"
         self.use_unit(next((unit for unit, why in self.without.items() if not why), None))
         wanted = precision_of_environment() or "full"
-        # Backends for the CPU multiply no less exactly than the variable says, and tell so; an argument is an order.
+        # The variable only allows a lower precision: backends for the CPU may multiply more exactly, and say so. But a
+        # precision that is given as an argument must be used.
         self.unheeded = f"{VARIABLE}={wanted} is not heeded: {why}" if (why := self._cannot(wanted)) else ""
         self.precision = "full" if self.unheeded else wanted
 
     def use_unit(self, unit: str | None) -> None:
-        """Split what is large, and multiply it by a unit of tile_units.py; None: multiply everything in float32."""
+        """Split large products, and multiply them by a unit of tile_units.py; None: multiply everything in float32."""
         self.unit = unit
         if unit is not None:
             self.kernels.load("matmul", "amx")
 
     @property
     def parts(self) -> int:
-        """Into how many numbers in bfloat16 a float32 is split for large products; 0: none are.
+        """The number of bfloat16 parts that a float32 is split into for large products; 0: none are split.
 
-        Full precision is quicker in float32 where there is no AMX, and NNX_GEMM=blas goes first there.
+        In full precision they are only split with AMX, since float32 is faster without it, and not if NNX_GEMM=blas.
         """
         if self.unit is None:
             return 0
@@ -170,16 +171,17 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
 
     @property
     def split_from(self) -> float:
-        """From how many multiply-adds products are split, if they are.
+        """The number of multiply-adds from which on products are split, if any are.
 
-        In full precision from where that is quicker; else from the same on everywhere, so that the same layers round.
+        In full precision it is where splitting becomes faster. Otherwise it is the same on all machines, so that the
+        same layers are rounded.
         """
         if self.precision == "full":
             return float(self._tuning.current().choices.split_from)
         return float(self.kernels.amx.WORK[self.parts])
 
     def _cannot(self, precision: str) -> str:
-        """Why large products cannot have this precision; "" if they can."""
+        """The reason why large products cannot have this precision; "" if they can."""
         if precision not in PARTS:
             return "it is for GPUs"
         if precision == "full" or self.unit is not None:
@@ -199,7 +201,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
     # ---- programs ----------------------------------------------------------------------------------------------------
 
     def record(self, known: Iterable[Array]) -> Recorder:
-        """Return the stand-in. NumPy carries out what it notes: for one step no operation is worth being compiled."""
+        """Return a recorder whose operations run by NumPy: for a single step, compiling one is not worthwhile."""
         return Recorder(self, known, by=PLAIN)
 
     def form(self, arrays: Sequence[Array]) -> Any:
@@ -218,12 +220,12 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
             pooled = [call.operands["a"] for call in piece.pools]
             read += [*piece.calls, Call("stop", {"pooled": pooled, "gradients": bool(piece.stops)})]
         *last, end = pieces[-1].calls
-        updates = [call for call in recorder.calls if call.name in UPDATES]  # by which it finds the parameters
+        updates = [call for call in recorder.calls if call.name in UPDATES]  # from which it learns the parameters
         calls = [*read, *last, *updates, end]
         return self._compiled(lambda: compile_program(self, calls, updates=False), [piece.calls for piece in pieces])
 
     def _compiled(self, compiled: Callable[[], Any], by_one: list[list[Call]]) -> list[Program]:
-        """Return calls as one compiled function, if it can be, or as programs of one operation after the other."""
+        """Return calls as one compiled function if possible, otherwise as programs that call one operation each."""
         try:  # they have a Program's run(steps) and native
             return cast("list[Program]", compiled().pieces)
         except NotReplayable as reason:  # by that function; its operations have kernels of their own
@@ -235,8 +237,8 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         from nnx.backends.numba.inference import compile_forward
 
-        # A lower precision was asked for because it is quicker, and only operations by themselves have it. In full
-        # precision all rows are multiplied in vectors, for few are, and outputs must not depend on how many there are.
+        # A lower precision was asked for because it is faster, and only single operations have it. In full precision
+        # all rows are multiplied in vectors, as few rows are, since outputs must not depend on the number of rows.
         shapes = [stage.weights.shape for stage in stages if stage.weights is not None]
         rounds = self.precision != "full" and any(self._on_tiles(MANY, n, k, parameters.itemsize) for k, n in shapes)
         return compile_forward(stages, parameters, blocks=not rounds)
@@ -308,7 +310,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
 
     @QUIET
     def _by_numpy(self, x: Array, w: Array, b: Array, y: Array, kind: int) -> bool:
-        """y = activation(x @ w + b), the product by whatever BLAS NumPy has."""
+        """y = activation(x @ w + b), with the product by NumPy's BLAS."""
         if not (x.dtype == w.dtype == b.dtype == y.dtype and b.shape == (1, y.shape[1])):
             return False
         np.matmul(x, w, out=y)
@@ -323,15 +325,15 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
         return self.gemm_rule == "own"
 
     def _on_tiles(self, m: int, n: int, k: int, itemsize: int) -> bool:
-        """Tell whether a product is split, and multiplied by a unit for bfloat16."""
-        if self.unit is None or min(m, n, k) < self.kernels.amx.LEAST:  # most are: to ask for more takes 1 us
+        """Tell whether a product is split and multiplied by a unit for bfloat16."""
+        if self.unit is None or min(m, n, k) < self.kernels.amx.LEAST:  # true for most: the other checks take 1 us
             return False
         if itemsize != FLOAT32.itemsize or not self.parts:
             return False
         return bool(self.kernels.amx.prefer_amx(m, n, k, self.split_from))
 
     def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None, relu: bool = False) -> bool:
-        """c = a @ b and epilogue by an own kernel; False, with nothing done, if it does not take these operands."""
+        """c = a @ b and epilogue by nnx's own kernel; False, with nothing done, if it does not take these operands."""
         kind, pool = c.dtype, self.kernels.pool
         (m, n), k = c.shape, a.shape[1]
         nothing = c[:0]
@@ -367,14 +369,14 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
 
 
 def setting(name: str) -> int | None:
-    """Return one of Numba's variables as Numba reads it: anything but a number is no setting, about which it warns."""
+    """Return one of Numba's variables as Numba reads it, which ignores anything but a number, with a warning."""
     with suppress(ValueError):
         return int(os.environ.get(name, ""))
     return None
 
 
 def create(device: str = "") -> NumbaBackend:
-    """Return the backend. It has one device.
+    """Return the backend, which has only one device.
 
     Raises:
         BackendUnavailable: Numba is missing, too old, broken, or switched off.
@@ -392,5 +394,5 @@ def create(device: str = "") -> NumbaBackend:
         return NumbaBackend()
     except InputError:
         raise
-    except Exception as error:  # Numba refuses a NumPy that is too new by ImportError, LLVM fails in its own ways
+    except Exception as error:  # ImportError if NumPy is too new for Numba; LLVM has errors of its own
         raise BackendUnavailable("numba", f"Numba does not load ({type(error).__name__}: {error})", install) from error

@@ -1,8 +1,8 @@
-"""Compiler of a recorded training step for the CPU: how `NumbaBackend.compile` makes one compiled function run it.
+"""Compiler of a recorded training step for the CPU: `NumbaBackend.compile` lets one compiled function run the step.
 
-nnx/backends/dataflow reads the recorded calls, `lowering.py` writes them as a table of integers, row by row or
-feature by feature, `runtime.py` runs it. The compiled function interprets the table
-(nnx/kernels/cpu/program/compiled.py): one for all networks, so no network costs compile time.
+nnx/backends/dataflow reads the recorded calls, `lowering.py` writes them as a table of integers, row by row or feature
+by feature, and `runtime.py` runs it. The compiled function interprets the table (nnx/kernels/cpu/program/compiled.py).
+It is the same for all networks, so no network costs compile time.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from nnx.kernels.cpu.threads.pool import useful
 __all__ = ["NumbaProgram", "compile", "compile_program"]
 
 FLOATS = np.dtype("float32"), np.dtype("float64")
-MORE_EMPTY = 1.15  # how many times as empty tiles must be as vectors of samples for lanes
+MORE_EMPTY = 1.15  # lanes are chosen if tiles are emptier than vectors of samples by this factor
 
 
 def compile_program(
     backend: Any, calls: list[Call], family: str | None = None, threads: int | None = None, updates: bool = True
 ) -> NumbaProgram:
-    """Return a recorded step as something with `run(steps)`.
+    """Return a recorded step as a program with `run(steps)`.
 
     Args:
-        backend: whose `threads()` says how many threads may work.
-        calls: what was recorded.
-        family: "rows" or "lanes"; None chooses (NNX_PROGRAM in the environment does, too).
-        threads: at most so many, whatever the size of the step; None chooses.
-        updates: whether parameters move; else their gradients are there after each step.
+        backend: its `threads()` says how many threads may work.
+        calls: the recorded calls.
+        family: "rows" or "lanes"; None: NNX_PROGRAM in the environment, otherwise chosen automatically.
+        threads: the largest number of threads, whatever the size of the step; None: chosen automatically.
+        updates: whether parameters are updated. Otherwise their gradients can be read after each step.
 
     Raises:
-        NotReplayable: the step holds something that the compiled function cannot do; the message says what.
+        NotReplayable: the step has an operation that the compiled function cannot do; the message says which.
     """
     step = Reader(calls).step
     fuse(step)
@@ -60,12 +60,12 @@ def compile_program(
 def layout_of(
     step: Step, arena: Array, more: Array | None, threads: int, family: str, backend: Any, updates: bool = True
 ) -> Layout:
-    """How the step's samples lie, and what multiplies."""
+    """Return the layout of the step's samples, with the kind of its products."""
     if family == "lanes":
         return Lanes(step, arena, more, threads, updates)
-    parts = getattr(backend, "parts", 0)  # one with other operations has none
+    parts = getattr(backend, "parts", 0)  # a backend with other operations has none
     if parts and arena.dtype == np.float32:
-        from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
+        from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # imports kernels that are only needed here
 
         if any(on_tiles(step, weights, backend.split_from) for weights in step.weights):
             return TileRows(step, arena, more, threads, backend, updates)
@@ -73,7 +73,7 @@ def layout_of(
 
 
 def wanted_family() -> str:
-    """NNX_PROGRAM: "rows", "lanes", or nothing."""
+    """The value of NNX_PROGRAM: "rows", "lanes", or nothing."""
     family = os.environ.get("NNX_PROGRAM", "").strip().lower()
     if family not in ("", "rows", "lanes"):
         raise InputError(f"NNX_PROGRAM={family!r}: expected rows or lanes")
@@ -93,7 +93,7 @@ def choose(step: Step) -> str:
 
 
 def padded(step: Step) -> float:
-    """How many times a step's multiply-adds are what `run_rows` does, whose products are made of whole tiles."""
+    """The multiply-adds that `run_rows` does, divided by those that the step needs: its products use whole tiles."""
     high, wide = register_tile.ROWS, register_tile.VECTORS * register_tile.WIDTH // np.dtype(step.dtype).itemsize
     counted = done = 0
     for gradient in step.gradients:
@@ -108,26 +108,26 @@ def padded(step: Step) -> float:
 
 
 def flat_buffer(step: Step) -> Array:
-    """The one array that holds all parameters, gradients and moments."""
+    """The array that holds all parameters, gradients and moments."""
     assert step.optimizer is not None
     beyond = [address(a) for a in beyond_the_arena(step)]
     parts = [call.operands[name] for call in step.updates for name in ("p", "g", "m", "v") if name in call.operands]
     first = parts[0]
     owner = first if first.base is None else first.base
     read = [a for node in step.nodes for a in (node.weights, node.biases, node.table) if a is not None]
-    parts += [a for a in read if (a if a.base is None else a.base) is owner]  # of layers that are not trained, too
-    parts += [call.operands["p"] for call in step.after]  # of which a mean is taken
+    parts += [a for a in read if (a if a.base is None else a.base) is owner]  # untrained layers' too
+    parts += [call.operands["p"] for call in step.after]  # parameters whose mean is kept
     return spanned([a for a in parts if address(a) not in beyond])
 
 
 def more_of(step: Step) -> Array | None:
-    """The one array that holds what some steps keep beside that, or None."""
+    """The array that holds what some steps keep in addition, or None."""
     parts = beyond_the_arena(step)
     return spanned(parts) if parts else None
 
 
 def beyond_the_arena(step: Step) -> list[Array]:
-    """What an optimizer or what goes with it keeps of each parameter, besides its moments."""
+    """The arrays that an optimizer, or an operation around it, keeps for each parameter besides its moments."""
     assert step.optimizer is not None
     name = "m" if step.optimizer.name == "accumulate" else "u"
     parts = [call.operands[name] for call in step.updates if name in call.operands]
@@ -136,7 +136,7 @@ def beyond_the_arena(step: Step) -> list[Array]:
 
 
 def spanned(parts: list[Array]) -> Array:
-    """The memory from the first to the last of some views into one array."""
+    """The part of an array from the first to the last of some views into it."""
     places = [address(a) for a in parts]
     begin, end = min(places), max(place + a.nbytes for place, a in zip(places, parts, strict=True))
     first = parts[places.index(begin)]

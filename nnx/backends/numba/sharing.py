@@ -1,4 +1,4 @@
-"""Operands offered to kernels, in parts for several threads if they are large."""
+"""Calls of kernels: operands are offered to a kernel, in parts for several threads if they are large."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import KINDS, number_of
 
 Array = Any
-LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-LITTLE = 2.5e3  # the same where compiled code hands out the parts; from where on that pays is measured
+LEAST = 5e4  # ns; less work is on no machine worth a second thread that Python has to start
+LITTLE = 2.5e3  # the same if compiled code distributes the parts; above this, what is worthwhile is measured
 NUMBERS = {kind: number_of(kind) for kind in KINDS}
 PLAIN = NumpyBackend()
 
 
 class NumbaShared(NumpyBackend):
-    """What every operation on Numba goes by."""
+    """Base class of the Numba backend's operations: decides how many threads an operation gets."""
 
     def __init__(self) -> None:
         self.kernels = Kernels()
@@ -35,8 +35,9 @@ class NumbaShared(NumpyBackend):
         """Offer a kernel its operands, in parts for several threads if they are large.
 
         Args:
-            cost: ns an element of the first array, on one thread.
-            arrays: divided by rows. One without rows, an operand left out, stays as it is. more: the same for all.
+            cost: ns per element of the first array, on one thread.
+            arrays: arrays that are divided by rows. One without rows stands for an omitted operand and is passed as it
+                is. more: arguments that are the same for all parts.
         """
         first = arrays[0]
         if self._alone(first.size * cost):
@@ -49,27 +50,27 @@ class NumbaShared(NumpyBackend):
         return together(self._pool, calls)
 
     def _alone(self, work: float) -> bool:
-        """Tell whether so many ns of work are done by one thread."""
+        """Tell whether one thread does `work` ns of work."""
         return work < LEAST or self._pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
 
     def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
-        """Divide rows among as many threads as so many ns of work are worth: see `pool.split`."""
+        """Divide rows among as many threads as `work` ns of work are worth: see `pool.split`."""
         threads = self._pool.useful(work, 1e3 * self._tuning.current().choices.share_us)
         parts: list[slice] = self._pool.split(length, threads, grain)
         return parts
 
     def _share(self, work: float) -> tuple[int, int]:
-        """Return where the board lies, for a kernel that hands out parts, and how many for so many ns of work."""
+        """Return the board's address, for a kernel that distributes parts, and their number for `work` ns of work."""
         if work < LITTLE:
             return self._one_part
         pool, choices = self._pool, self._tuning.current().choices
         if work < choices.handed:
             return self._one_part
         limit = pool.limit
-        threads = 2 if limit == 2 else min(pool.useful(work, choices.handed), limit)  # asked only where there are more
+        threads = 2 if limit == 2 else min(pool.useful(work, choices.handed), limit)  # only needed for more
         if not pool.summon(threads, work, choices.woken):
             return self._one_part
-        return pool.board_at, threads if work < choices.woken else 2 * threads  # each is drawn, which takes some 0.1 us
+        return pool.board_at, threads if work < choices.woken else 2 * threads  # drawing one takes about 0.1 us
 
 
 def offer(kernel: Any, *operands: Any) -> bool:
@@ -82,7 +83,7 @@ def offer(kernel: Any, *operands: Any) -> bool:
 
 
 def together(pool: Any, calls: Sequence[Callable[[], Any]]) -> bool:
-    """Offer all parts of an operation at once. They are alike, so either all are taken or none is."""
+    """Offer all parts of an operation to the kernel. They are of the same form, so it takes either all or none."""
     refused: list[bool] = []
 
     def part(call: Callable[[], bool]) -> None:
@@ -94,11 +95,11 @@ def together(pool: Any, calls: Sequence[Callable[[], Any]]) -> bool:
 
 
 def may_overlap(out: Array, *others: Array) -> bool:
-    """Tell whether `out` may share memory with others. Kernels ask that themselves, but of parts."""
+    """Tell whether `out` may share memory with other arrays. Kernels check that too, but only for their parts."""
     return any(np.may_share_memory(out, other) for other in others)
 
 
 def overlap_in_part(arrays: Sequence[Array]) -> bool:
-    """Tell whether any two arrays share memory, but for two that are the same."""
+    """Tell whether any two different arrays share memory."""
     places = [(a.__array_interface__["data"][0], a) for a in arrays]
     return any(may_overlap(a, b) for n, (at, a) in enumerate(places) for begin, b in places[:n] if at != begin)

@@ -1,17 +1,20 @@
-"""Kernel cache on disk: `njit`, which is Numba's own but for what `cache=True` means.
+"""Kernel cache on disk: `njit` is the same as Numba's, except for the meaning of `cache=True`.
 
-Numba's cache asks only whether the file of a function has changed, so a kernel would keep the old code of every helper
-it imports; two processes that fill one cache at once can pair a signature with the other's code (its index and its
-numbered files are written apart); and a disk that cannot be written to is an error. Here
+Numba's own cache only checks whether the file of a function has changed, so a kernel would keep the old code of every
+helper that it imports. Two processes that fill one cache at the same time can combine one's signature with the other's
+code, since the index and the numbered files are written separately. And a disk that cannot be written to is an error.
+Here
 
-* an entry is one file, named by a hash of all that shapes its code: signature, CPU, closure, versions, and the text of
-  every file of the kernels. It is written beside its place and then moved there, so readers see all of it or nothing;
-* entries lie in NUMBA_CACHE_DIR if that is set, else in this folder's `__pycache__`, else in the user's cache
-  directory: the first that can be written to. All are read, so an image may ship a filled, read-only cache (`ship`);
-* loading code is running it, so entries that others could have written are left alone: see `distrust`;
-* with nowhere to write, kernels are compiled in memory, and one warning says so.
+* an entry is one file, named by a hash of everything that its code depends on: signature, CPU, closure, versions, and
+  the text of every file of the kernels. It is written under another name and then renamed, so that readers see all of
+  it or nothing;
+* new entries are written to the first of these that can be written to: NUMBA_CACHE_DIR if it is set, this folder's
+  `__pycache__`, the user's cache directory. Entries are read from all of them, so an image may ship a filled, read-only
+  cache (`ship`);
+* loading code is running it, so entries that other users could have written are not loaded: see `distrust`;
+* if none can be written to, kernels are compiled in memory, and one warning says so.
 
-Functions in a closure are fine here (Numba would give them another key in every process): they count by name.
+A closure may contain functions, which are identified by name. (Numba would give them another key in every process.)
 """
 
 from __future__ import annotations
@@ -49,22 +52,22 @@ from nnx.kernels.uninterrupted import LOCK, NEEDED, pause, uninterrupted
 from nnx.kernels.user_warnings import warn_once
 
 hold_at_fork(global_compiler_lock._lock)  # Numba's
-hold_at_fork(LOCK)  # this one last, for what comes last is taken first, as in `typed`
+hold_at_fork(LOCK)  # this one last: the last one is acquired first, as in `typed`
 NEEDED.append(global_compiler_lock._lock)
 CPU = Path(__file__).parent.parent  # the folder of all kernels for the CPU
 REBUILD: Any = CompileResult._rebuild
-KEPT = 4  # folders of entries, one for each version of the sources, that are kept; the oldest goes first
-ABANDONED = 3600.0  # seconds after which nobody writes a file any more that is not where it belongs
-SHIPPED = "*.nbc", "tuning-*.json"  # what is shipped of a folder
+KEPT = 4  # how many folders of entries are kept, one for each version of the sources; the oldest is removed first
+ABANDONED = 3600.0  # seconds after which a file with a temporary name is no longer being written
+SHIPPED = "*.nbc", "tuning-*.json"  # the files of a folder that are shipped
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "FULL_TRACEBACKS")
 
 
 def njit(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Compile a function as `numba.njit` does; with `cache=True` keep the code as described above.
 
-    It is compiled when first called, once for each combination of argument types; to name the types, see `typed`.
-    Either way no handler of a signal cuts it: see uninterrupted.py. With `literals=False` constants that compiled
-    callers give are operands like any other; Numba would compile it once more for each of them.
+    It is compiled when first called, once for each combination of argument types; to name the types, use `typed`. In
+    both cases signal handlers cannot interrupt the compilation: see uninterrupted.py. With `literals=False`, constants
+    that compiled callers pass are treated like other operands; Numba would compile the function again for each.
     """
     if function is None:
         return lambda function: njit(function, **options)
@@ -83,7 +86,7 @@ def njit(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def whole(dispatcher: Any) -> None:
-    """Have what Numba's dispatch calls for operands of new types done without interruption, with pauses in between."""
+    """Make Numba's compilation for operands of new types uninterruptible, with pauses between functions."""
     compile_for, compile_one = dispatcher._compile_for_args, dispatcher.compile
 
     def compile_after_a_pause(signature: Any) -> Any:  # each function, also those that others call
@@ -101,7 +104,7 @@ def whole(dispatcher: Any) -> None:
 
 
 def typed(dispatcher: Any, *types: Any) -> Any:
-    """Compile a function for these argument types, unless it is; return it."""
+    """Compile a function for these argument types, if that has not been done; return it."""
     if types in dispatcher.overloads:
         return dispatcher
 
@@ -119,7 +122,7 @@ def typed(dispatcher: Any, *types: Any) -> Any:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Search for no garbage meanwhile: among the many objects of a compiler that is a tenth of its time."""
+    """Turn off garbage collection, which takes a tenth of the time of a compiler with its many objects."""
     searching = gc.isenabled()
     gc.disable()
     try:
@@ -130,7 +133,7 @@ def uncollected() -> Iterator[None]:
 
 
 class KernelCache(_Cache):
-    """The compiled variants of one function. Numba's dispatcher calls the methods."""
+    """The cache of one function's compiled variants. Numba's dispatcher calls the methods."""
 
     def __init__(self, function: Callable[..., Any], options: str) -> None:
         self.function, self.options = function, options
@@ -138,7 +141,7 @@ class KernelCache(_Cache):
 
     @property
     def cache_path(self) -> str:
-        """Where new entries go; "" if nowhere."""
+        """The folder for new entries; "" if there is none."""
         return str(writable() or "")
 
     def enable(self) -> None:
@@ -146,7 +149,7 @@ class KernelCache(_Cache):
         self.enabled = True
 
     def disable(self) -> None:
-        """Leave the disk alone."""
+        """Don't use the disk."""
         self.enabled = False
 
     def flush(self) -> None:
@@ -156,15 +159,15 @@ class KernelCache(_Cache):
                 file.unlink(missing_ok=True)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """Return the compiled function, or None where there is none, or its file is damaged: it is compiled then."""
+        """Return the compiled function, or None if there is none or its file is damaged; then it is compiled."""
         found = self._load(signature, target_context) if self.enabled else None
         if found is None:
             compiling.begun()
         return found
 
     def _load(self, signature: Any, target_context: Any) -> Any:
-        # All that loaded code needs of Numba. What Numba does here itself, `target_context.refresh()`, gets ready for
-        # compiling, SciPy included, which takes 0.3 s; where nothing is found, the compiler does that.
+        # This is all that loaded code needs of Numba. Numba itself calls `target_context.refresh()` here, which takes
+        # 0.3 s to prepare for compiling, including SciPy. If nothing is found, the compiler does that.
         rtsys.initialize(target_context)
         name = self._name(signature, target_context.codegen())
         for place in readable():
@@ -172,13 +175,13 @@ class KernelCache(_Cache):
             if content is None:
                 continue
             if hashlib.sha256(content[32:]).digest() == content[:32]:
-                with suppress(Exception):  # whole, but not what this version writes: compiled again, and replaced
+                with suppress(Exception):  # undamaged, but not of this version: compile again, and replace it
                     return REBUILD(target_context, *pickle.loads(content[32:]))
         tell_of_shipped(target_context.codegen().magic_tuple())
         return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        """Write the compiled function to the disk, if that can be done."""
+        """Write the compiled function to the disk, if possible."""
         if not self.enabled or any(not f.can_cache for f in result.lifted) or result.library.has_dynamic_globals:
             return
         place = writable()
@@ -195,7 +198,7 @@ class KernelCache(_Cache):
         return f"{self.function.__module__.rpartition('.')[2]}.{plain}"
 
     def _name(self, signature: Any, codegen: Any) -> str:
-        """The file of one variant."""
+        """The name of the file for one variant."""
         closure = [cell.cell_contents for cell in self.function.__closure__ or ()]
         key = (
             self.function.__module__,
@@ -211,7 +214,7 @@ class KernelCache(_Cache):
 
 
 def value_key(value: Any) -> str:
-    """Tell the values of a closure apart: a compiled function by its name and its own closure, others by value."""
+    """Return a key for a value of a closure: a compiled function's name and own closure, otherwise the value itself."""
     function = getattr(value, "py_func", value)
     if callable(function) and hasattr(function, "__code__"):
         cells = [value_key(cell.cell_contents) for cell in function.__closure__ or ()]
@@ -224,9 +227,9 @@ def value_key(value: Any) -> str:
 
 @cache
 def stamp() -> str:
-    """A hash of all that every entry depends on: the kernels' sources, versions, settings, and sizes of caches.
+    """A hash of everything that all entries depend on: the kernels' sources, versions, settings, and sizes of caches.
 
-    Kernels derive their blocks from those.
+    Kernels derive the sizes of their blocks from the latter.
     """
     digest = hashlib.sha256()
     for file in sources():
@@ -246,9 +249,9 @@ def stamp() -> str:
 
 
 def sources() -> list[Path]:
-    """Every file that a kernel may take code or numbers from: those of this folder, at any depth, and beside it.
+    """Every file that kernels take code or numbers from: all in nnx/kernels/cpu, and those directly in nnx/kernels.
 
-    Where there are none, they were compiled and left out, or all of nnx lies in one file: a zip, or the program itself.
+    If there are none, they were compiled and removed, or all of nnx is in one file: a zip, or the program itself.
     """
     for kind in ("*.py", "*.pyc"):
         if files := [file for file in (*CPU.rglob(kind), *CPU.parent.glob(kind)) if file.parent.name != "__pycache__"]:
@@ -257,17 +260,17 @@ def sources() -> list[Path]:
 
 
 def home() -> Path:
-    """The folder of all kernels; where that lies in a zip, the zip."""
+    """The folder of all kernels or, if that is in a zip, the zip."""
     return next(path for path in (CPU, *CPU.parents) if path.exists())
 
 
 @cache
 def file_hash(name: str) -> str:
-    """A hash of a source file that is not one of this folder's; those are in the stamp."""
+    """A hash of a source file outside nnx/kernels/cpu, whose files are in the stamp."""
     file = Path(name)
     try:
         return "" if file.is_relative_to(CPU) else hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:  # code typed into an interpreter
+    except OSError:  # code that was typed into an interpreter
         return name
 
 
@@ -286,19 +289,19 @@ def places() -> Iterator[Path]:
         base = os.path.expanduser("~/Library/Caches")
     else:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if base and os.path.isabs(base):  # with no home directory expanduser leaves the ~
+    if base and os.path.isabs(base):  # without a home directory expanduser leaves the ~
         yield Path(base) / "nnx"
 
 
 @cache
 def readable() -> list[Path]:
-    """The folders where entries of these very sources may lie, best first."""
+    """The folders that may have entries of exactly these sources, best first."""
     return [place / f"kernels-{stamp()}" for place in places()]
 
 
 @cache
 def writable() -> Path | None:
-    """The first folder that can be written to, made if need be; None, and one warning, if there is none."""
+    """The first folder that can be written to, created if necessary; None, and one warning, if there is none."""
     reasons = []
     for place in readable():
         try:
@@ -319,31 +322,31 @@ def writable() -> Path | None:
 
 
 def make(folder: Path) -> None:
-    """Make a folder, and those above it, for others to read but not to write to; the umask may say less, not more."""
+    """Create a folder and its parents. Others may read but not write them; the umask may allow less, but not more."""
     if not folder.is_dir():
         make(folder.parent)
         folder.mkdir(mode=0o755, exist_ok=True)
 
 
 def prune(place: Path) -> None:
-    """Remove the entries of all but the last few versions of the sources, and what killed processes left."""
+    """Remove the entries of all but the last few versions of the sources, and unfinished files of killed processes."""
     try:
         os.utime(place)
         for file in place.glob("*.tmp"):
             if time.time() - file.stat().st_mtime > ABANDONED:
                 file.unlink(missing_ok=True)
         folders = sorted(place.parent.glob("kernels-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    except OSError:  # another process is at it
+    except OSError:  # another process is doing it
         return
     for folder in folders[KEPT:]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def ship(folder: Path, machine: Sequence[object]) -> int:
-    """Copy all entries of these sources, and what is kept beside them, for NUMBA_CACHE_DIR to name; return how many.
+    """Copy all entries of these sources, and the files kept with them, for use as NUMBA_CACHE_DIR; return how many.
 
     Args:
-        machine: as LLVM sees it: system, processor, features.
+        machine: as LLVM describes it: system, processor, features.
     """
     target = folder / "nnx" / f"kernels-{stamp()}"
     make(target)
@@ -356,7 +359,7 @@ def ship(folder: Path, machine: Sequence[object]) -> int:
 
 @cache
 def tell_of_shipped(machine: Sequence[object]) -> None:
-    """Warn, once, where kernels were shipped that do not fit."""
+    """Warn, once, if kernels were shipped that don't fit this machine."""
     for place in places():
         content = read(place, shipped.ABOUT)
         if content and (why := shipped.misfit(content, shipped.facts(machine, stamp()))):
@@ -368,13 +371,13 @@ def tell_of_shipped(machine: Sequence[object]) -> None:
 
 
 def replace(file: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it: for others to read, if the umask says so."""
+    """Write a file so that nobody ever sees a part of it. Others may read it if the umask allows it."""
     name = file.with_name(f"{os.urandom(8).hex()}.tmp")
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
     try:
         with os.fdopen(handle, "wb") as temporary:
             temporary.write(content)
-        with suppress(OSError):  # an empty folder in its place is in the way; whatever else there is, is replaced
+        with suppress(OSError):  # an empty folder with its name is in the way; anything else is replaced
             file.rmdir()
         os.replace(name, file)
     except BaseException:
@@ -395,10 +398,10 @@ def not_kept(why: str) -> None:
 
 
 def read(place: Path, name: str) -> bytes | None:
-    """Return what is in an entry's file; None if there is none, or if another user could have written it.
+    """Return the contents of an entry's file; None if there is none, or if another user could have written it.
 
-    The file is opened by way of its folder, and both are looked at when they are open, so nobody can exchange them in
-    between. The folders above need no look: who may rename ours can put none in its place that passes.
+    The file is opened relative to its folder, and both are checked after they are opened, so nobody can exchange them
+    in between. The folders above need no check: whoever can rename ours can't replace it with one that passes.
     """
     try:
         if os.open not in os.supports_dir_fd:
@@ -418,11 +421,11 @@ def read(place: Path, name: str) -> bytes | None:
 
 
 def distrust(found: os.stat_result) -> str:
-    """Tell why code in a file or a folder must not be run; "" if it may be.
+    """Return the reason why code in a file or a folder must not be run; "" if it may be.
 
-    The rule is ssh's for keys. It must belong to this user, to root, or to whom nnx's own code belongs; and nobody else
-    may write to it, but those who may write to nnx's own code: they need no cache to run theirs here. Windows keeps
-    users apart by other means, and its caches lie in the user's own folder: nothing is asked there.
+    The rule is that of ssh for keys. The file must belong to this user, to root, or to the owner of nnx's own code.
+    Nobody else may be able to write to it, except those who can write to nnx's own code: they need no cache to run code
+    here. Windows separates users by other means, and its caches are in the user's own folder, so nothing is checked.
     """
     if not hasattr(os, "geteuid"):
         return ""
@@ -436,7 +439,7 @@ def distrust(found: os.stat_result) -> str:
 
 
 def refuse(path: Path, why: str) -> None:
-    """Warn, once, that an entry or a folder of entries is left alone."""
+    """Warn, once, that an entry or a folder of entries is not used."""
     warn_once(
         f"compiled kernels on disk are left alone, because {path} {why}, and whoever writes there decides what runs "
         "here: remove it if you do not trust it, else chown it to root or yourself and chmod go-w it; or set "

@@ -1,1 +1,1 @@
-"""Compiled programs: a whole training step, or a prediction, in one function that interprets a table of integers."""
+"""Compiled programs: one function does a whole training step or prediction, by interpreting a table of integers."""

@@ -1,16 +1,17 @@
 """Compiled step: one function for each family of programs, which replays any recorded step many times in one call.
 
-What it does not carry out by itself are functions of their own, whose addresses stand in the table: whoever writes that
-asks for them here.
+Operations that it cannot carry out itself are separate functions, whose addresses are in the table. The code that
+writes the table gets the addresses from this module.
 
 `run_rows` and `run_lanes` take:
     table: int64, flat: see table.py.
-    work, arena, inputs, targets, weights, more: the arrays that places name, all of one type.
-    labels, order: int64, what LABELS and GATHER read.
-    hyper, counters, stats, penalties, history: step_state.py says what they hold; all flat.
-    numbers: float64: what begin_step works out, constants, the parts of penalties.
-    sync: int64 [SYNC]. thread: 0 leads, others help. steps: how many; of a table with STOPs 1, and then -1 for as
-        often as there are stops. clocks: None, or those of all threads (clock.py).
+    work, arena, inputs, targets, weights, more: the arrays that places refer to, all of one type.
+    labels, order: int64, read by LABELS and GATHER.
+    hyper, counters, stats, penalties, history: flat arrays, described in step_state.py.
+    numbers: float64: the results of begin_step, constants, the parts of penalties.
+    sync: int64 [SYNC]. thread: 0 for the leader, other numbers for helpers. steps: the number of steps. For a table
+        with STOPs it is 1, and then -1 in one more call for each stop. clocks: None, or those of all threads
+        (clock.py).
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
@@ -36,12 +37,12 @@ def ready(dtype: Any, family: str, unit: str | None = None, clocked: bool = Fals
     """Return the function of a family, "rows" or "lanes", for one number type: compiled, or read from the disk.
 
     Args:
-        unit: which one of tile_units.py multiplies large float32 matrices, rows_amx.py; None: none does.
-        clocked: whether it takes clocks (clock.py): for a profile.
+        unit: the unit of tile_units.py that multiplies large float32 matrices (rows_amx.py), or None.
+        clocked: whether the function takes clocks (clock.py), for a profile.
     """
     run = {"rows": run_rows, "lanes": run_lanes}[family]
     if unit is not None:
-        from nnx.kernels.cpu.program.rows_amx import run_tiles  # nobody else needs it
+        from nnx.kernels.cpu.program.rows_amx import run_tiles  # only needed here
 
         require(unit)
         run = run_tiles[unit]
@@ -64,5 +65,5 @@ def operation_at(function: Any, dtype: Any) -> int:
 
 
 def update_at(kind: int, dtype: Any) -> int:
-    """Return the address of the function that updates parameters, of an optimizer by its number."""
+    """Return the address of the function that updates parameters, given the optimizer's number."""
     return address_of(UPDATES[kind], *[Span(number_of(dtype))] * 5, Span(types.float64), *[types.float64] * 4)

@@ -1,7 +1,7 @@
 """Interpreter `run_lanes`: replays a recorded step whose samples lie in the vector lanes, many times in one call.
 
-Matrices are [features, stride]. It interprets the table described in table.py: 30 to 50 ns an operation. What it calls
-by address is in lanes_called.py.
+Matrices are [features, stride]. It interprets the table described in table.py, in 30 to 50 ns per operation. The
+functions that it calls by address are in lanes_called.py.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -56,7 +56,7 @@ from nnx.kernels.step_state import CURSOR
 
 @njit(**PART)
 def weight_gradient(t, memory, samples, at):
-    """Rows R0 .. R1 of dW = X D', to the place `at`: samples are added up in runs (sums.py), for which Y is scratch."""
+    """Rows R0 .. R1 of dW = X D', written to the place `at`. Samples are summed in runs (sums.py); Y is scratch."""
     n, stride, high = t[N], t[STRIDE], t[R1] - t[R0]
     size, many = high * n, samples > RUN
     for first in range(0, samples, RUN):
@@ -72,7 +72,7 @@ def weight_gradient(t, memory, samples, at):
 
 @njit(inline="always")
 def product(t, header, memory, hyper, numbers, r0, count, clock):
-    """Y = W' X + B, dX = W D, or rows R0 .. R1 of dW = X D' with all that is then done to them."""
+    """Y = W' X + B, dX = W D, or rows R0 .. R1 of dW = X D' together with their update."""
     op, k, n, stride = t[OP], t[K], t[N], t[STRIDE]
     of_product(clock, FORWARD if op == LANES_DENSE else BACKWARD if op == LANES_DX else GRADIENTS)
     if op == LANES_DW:
@@ -103,7 +103,7 @@ def product(t, header, memory, hyper, numbers, r0, count, clock):
 
 @njit(inline="always")
 def cross_entropy(t, memory, numbers, r0, rows, count):
-    """Softmax with cross-entropy. X logits, B targets, G gradient, Y losses, D scratch, W hits if they are counted."""
+    """Softmax with cross-entropy. X: logits, B: targets, G: gradient, Y: losses, D: scratch, W: hits if counted."""
     n, c = t[N], t[COEF]
     hits = part(memory, larger(t[W], 0) + r0, rows if t[W] >= 0 else 0)
     span = (n - 1) * t[STRIDE] + count
@@ -120,7 +120,7 @@ def cross_entropy(t, memory, numbers, r0, rows, count):
 
 @njit(inline="always")
 def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock):
-    """Carry out one operation of the table on samples r0 .. r0 + rows; one that there is not: table.py."""
+    """Carry out one operation of the table on samples r0 .. r0 + rows. Unknown operations: see table.py."""
     op, n, stride = t[OP], t[N], t[STRIDE]
     count = smaller((rows + SAMPLES - 1) // SAMPLES * SAMPLES, stride - r0)
     if LANES_DENSE <= op <= LANES_DW:

@@ -1,6 +1,6 @@
-"""Operations of samples in the lanes that many networks do without: functions that `run_lanes` calls by their address.
+"""Operations on samples in the lanes that many networks don't use: functions that `run_lanes` calls by their address.
 
-What they take is described in shared.py.
+Their arguments are described in shared.py.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -36,7 +36,7 @@ from nnx.kernels.step_state import STEP
 
 @njit(**CALLED)
 def dropout_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """LANES_DROPOUT of X to Y; its mask stands at W, or is drawn to there."""
+    """LANES_DROPOUT: of X, to Y. The mask is at W already, or is drawn and written there."""
     n, stride = t[N], t[STRIDE]
     span = (n + 3) * stride
     x, y, kept = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span), part(memory, t[W] + r0, span)
@@ -48,7 +48,7 @@ def dropout_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, coun
 
 @njit(**CALLED)
 def noise_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """NOISE on X, to Y."""
+    """NOISE: adds noise to X; the result goes to Y."""
     n, stride = t[N], t[STRIDE]
     span, first = (n + 3) * stride, r0 + (t[KIND] >> FIRST)
     x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
@@ -57,7 +57,7 @@ def noise_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, count)
 
 @njit(**CALLED)
 def mean_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """LANES_MEAN: of each sample of X, to Y; LANES_CLEAR: zeros in the samples of X that are not there."""
+    """LANES_MEAN: the mean of each sample of X, to Y. LANES_CLEAR: zeros in the samples of X past the batch's end."""
     n, stride = t[N], t[STRIDE]
     x = part(memory, t[X] + r0, (n - 1) * stride + count)
     if t[OP] == LANES_MEAN:

@@ -1,7 +1,7 @@
-"""Kernels on samples in the vector lanes, beside the products: transposing on the way in, cross-entropy, dropout.
+"""Kernels on samples in the vector lanes, except products: transposing the inputs, cross-entropy, dropout.
 
-Matrices are [features, stride], flat; a block is some samples of every feature. Floor: reading and writing each number
-once; softmax and cross-entropy reach about 0.7 ns a number, the transposition on the way in 0.5, dropout 0.5.
+Matrices are [features, stride], flat; a block has some samples of every feature. Floor: reading and writing each number
+once. Softmax with cross-entropy reaches about 0.7 ns per number, transposing the inputs 0.5, dropout 0.5.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -22,7 +22,8 @@ from nnx.kernels.cpu.ops.step import named
 def lanes_load(source, order, first, last, out, n, stride, r0, rows):
     """Transpose rows r0 .. r0 + rows of a batch: out[feature, r] = source[r, feature].
 
-    With an order, those that it names from `first` on, of last + 1 there are. `first` is -1 where there is none.
+    With an order, the rows are those that it names from `first` on; there are last + 1 rows in all. Without one,
+    `first` is -1.
     """
     for r in range(r0, r0 + rows):
         place = named(order, first + r, last) if first >= 0 else r
@@ -33,18 +34,18 @@ def lanes_load(source, order, first, last, out, n, stride, r0, rows):
 
 @njit(**PART)
 def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, scale, low, high):
-    """As `of_labels` (cross_entropy.py), on a block of samples: out = (p - one hot) * scale, 0 past `rows`.
+    """The same as `of_labels` (cross_entropy.py), on a block of samples: out = (p - one hot) * scale, 0 past `rows`.
 
-    A second body, since here each step is taken by all samples at once: 320 samples of three classes take 1.2 us, row
-    by row 3.2 (AVX-512).
+    It is a separate function because here all samples take each step together: 320 samples of three classes take
+    1.2 us, row by row they would take 3.2 us (AVX-512).
 
     Args:
-        z, out: the logits and their gradient, from the block's first sample on. labels, losses, hits (or empty):
-        [count]. scratch: [2, count].
+        z, out: the logits and their gradient, starting at the block's first sample.
+        labels, losses, hits (or empty): [count]. scratch: [2, count].
     """
     count, number = len(labels), z.dtype.type
     one, zero, factor, least, most = number(1), number(0), number(scale), number(low), number(high)
-    nothing = number(np.nan)  # the loss of a label that is no class
+    nothing = number(np.nan)  # the loss of a label that is not a class
     top, best = view(scratch, 0, count), view(scratch, count, count)
     first = view(z, 0, count)
     for s in range(count):
@@ -60,7 +61,7 @@ def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, 
     if len(hits) > 0:
         for s in range(rows):
             hits[s] = one if best[s] == labels[s] else zero
-    # Each loop touches few arrays: with more, LLVM gives up telling them apart, and the loop stays scalar.
+    # Each loop uses few arrays. With more, LLVM gives up checking that they don't overlap, and the loop stays scalar.
     total = best
     for c in range(n):
         a, e, index = view(z, c * stride, count), view(out, c * stride, count), number(c)
@@ -83,7 +84,7 @@ def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, 
     for s in range(count):
         top[s] = factor / total[s]
     for s in range(rows, count):
-        top[s] = zero  # samples that are not there
+        top[s] = zero  # samples past the batch's end
     for c in range(n):
         e, index = view(out, c * stride, count), number(c)
         for s in range(rows):
@@ -97,7 +98,7 @@ def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, 
 
 @njit(**PART)
 def lanes_mean(x, out, n, stride, scale):
-    """Each sample's sum over its n features times `scale`."""
+    """Each sample's sum over its n features, times `scale`."""
     count, factor, zero = len(out), x.dtype.type(scale), x.dtype.type(0)
     for s in range(count):
         out[s] = zero
@@ -109,7 +110,7 @@ def lanes_mean(x, out, n, stride, scale):
 
 @njit(**PART)
 def lanes_clear(x, n, stride, rows, count):
-    """Zero the samples rows .. count: those past the batch's end, in the last block."""
+    """Set the samples rows .. count to zero: those past the batch's end, in the last block."""
     for c in range(n):
         rest = view(x, c * stride + rows, count - rows)
         for s in range(count - rows):
@@ -118,9 +119,10 @@ def lanes_clear(x, n, stride, rows, count):
 
 @njit(**PART)
 def lanes_mask(kept, n, stride, r0, count, threshold, scale, layer, step, seed):
-    """The very masks of `dropout_rows`, feature by feature: `scale`, or 0. Features are padded to four.
+    """The same masks as those of `dropout_rows`, feature by feature: `scale`, or 0. Features are padded to four.
 
-    A second body, since the samples' words come as they are needed: 64 features of 320 samples take 9 us, by rows 12.
+    It is a separate function because here the random words come in the order in which they are needed: 64 features of
+    320 samples take 9 us, by rows 12 us.
     """
     least, factor, zero = np.uint64(threshold), kept.dtype.type(scale), kept.dtype.type(0)
     c2, c3, k0, k1 = np.uint64(step), np.uint64(layer), np.uint64(seed) & MASK, np.uint64(seed) >> HALF
@@ -136,14 +138,14 @@ def lanes_mask(kept, n, stride, r0, count, threshold, scale, layer, step, seed):
 
 @njit(**PART)
 def lanes_dropout(x, out, kept, n, stride, count):
-    """out = x times the mask, 0 where that is. out may be x."""
+    """out = x times the mask; 0 where the mask is 0. out may be x."""
     for j in range(0, n * stride, stride):
         apply_shares(0, view(x, j, count), view(kept, j, count), view(out, j, count), 0.0, 0.0)
 
 
 @njit(**PART)
 def lanes_noise(x, out, n, stride, r0, count, deviation, layer, step, seed):
-    """The very numbers of `noise_rows`, feature by feature. Features are padded to four."""
+    """The same numbers as those of `noise_rows`, feature by feature. Features are padded to four."""
     c2, c3, k0, k1 = np.uint64(step), np.uint64(layer), np.uint64(seed) & MASK, np.uint64(seed) >> HALF
     number = x.dtype.type
     for j in range(0, n, 4):

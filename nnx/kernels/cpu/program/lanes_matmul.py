@@ -1,9 +1,9 @@
 """Matrix products of narrow layers, feature by feature: [features, stride], samples in the vector lanes.
 
-Floor: 2 k n FLOP a sample. A layer three wide leaves most of a tile empty when samples lie by rows; here the samples
-fill the vectors, whatever the widths, and nothing is packed: the samples of a tile are read as they lie. Samples past
-the batch's rows up to `stride` hold something finite and have gradient 0, so sums over them are right without a
-remainder.
+Floor: 2 k n FLOP per sample. If the samples were rows, a layer of three neurons would leave most of a tile empty. Here
+the samples fill the vectors, whatever the widths, and nothing is packed: a tile reads its samples where they are.
+Samples past the batch's end, up to `stride`, hold finite numbers and have gradient 0, so sums may include them and need
+no code for a remainder.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -38,13 +38,14 @@ from nnx.kernels.cpu.matmul.register_tile import (
 )
 
 BYTES = vector_bytes()
-# Tiles of 4 x 2 vectors: eight sums hide the latency of a multiply-add, and narrow layers waste few rows.
+# Tiles of 4 x 2 vectors: eight sums hide the latency of a multiply-add, and narrow layers leave few rows unused.
 OUTPUTS, VECTORS = 4, 2
 WIDE = VECTORS * BYTES  # bytes of a tile's row
-# And for sums over samples, features of one matrix by features of the other: the second where the first has but few.
+# Tiles for sums over samples: features of one matrix by features of the other. The second is for a first matrix with
+# few features.
 SUMS, SUMS_OF_FEW = (4, 3), (2, 4)
-NEAR = min(4096, caches().l1 // 8)  # numbers that fill half of the first-level cache; more gains nothing
-SAMPLES = 32  # strides and blocks are a multiple of this, which every tile's row divides
+NEAR = min(4096, caches().l1 // 8)  # numbers that fill half of the first-level cache; larger is no faster
+SAMPLES = 32  # strides and blocks are multiples of this, which is a multiple of every tile's row
 
 
 @intrinsic
@@ -120,7 +121,7 @@ def lanes_product(w, x, y, bias, active, relu):
     """
     n, k = w.shape
     width, step = WIDE // x.itemsize, x.strides[0] // x.itemsize
-    # So many samples at a time that their inputs stay in the first-level cache while all outputs are made of them.
+    # The samples of one pass are so few that their inputs stay in the first-level cache while all outputs are computed.
     block = larger(width, NEAR // larger(k, 1) // width * width)
     for first in range(0, x.shape[1], block):
         last = smaller(first + block, x.shape[1])
@@ -136,7 +137,7 @@ def lanes_product(w, x, y, bias, active, relu):
 
 
 def make_gradient(left: int, right: int) -> Any:
-    """The sums by tiles of this many features of x and d."""
+    """Return the function that makes the sums in tiles of these numbers of features of x and d."""
 
     @njit(**PART)
     def by_tiles(x, d, out):

@@ -1,7 +1,8 @@
-"""Parameter kernels of a recorded step, by the formulas of ops/optimizers.py and ops/step.py; and the step's end.
+"""Kernels of a recorded step that update parameters, with the formulas of ops/optimizers.py and ops/step.py, or end it.
 
-Floor: the bytes of parameters, gradients and moments, once: Adam reads 16 and writes 12 a float32 parameter. Applied to
-a tile of a gradient that was just made, it finds the gradient in the cache; about 0.25 ns a parameter.
+Floor: reading and writing parameters, gradients and moments once; Adam reads 16 and writes 12 bytes per float32
+parameter. If it is applied to a tile of a gradient that was just computed, the gradient is still in the cache, and the
+update takes about 0.25 ns per parameter.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -42,20 +43,20 @@ from nnx.kernels.step_state import LOSS, PENALTY, STEP
 
 @njit(**PART)
 def begin_step(optimizer, hyper, counters, numbers):
-    """Set what the optimizer takes in this step, in float64."""
+    """Compute the optimizer's numbers for this step, in float64."""
     numbers[STEP_SIZE], numbers[CORRECTION], numbers[SHRINK], numbers[FRESH] = sizes(optimizer, hyper, counters[STEP])
 
 
 @njit(**PART)
 def end_step(header, memory, counters, stats, penalties, history, numbers):
-    """Add up losses, hits and penalties, each in one fixed order whatever the threads; log them; count the step."""
+    """Sum losses, hits and penalties, each in one order that doesn't depend on threads; log them; count the step."""
     rows = header[ROWS]
     stats[LOSS] = total(part(memory, header[LOSSES], rows)) / rows + numbers[UNKNOWN]
     if header[HITS] != NOWHERE:
         stats[STEP_HITS] = total(part(memory, header[HITS], rows))
     at, whole = header[PENALTIES], 0.0
     for i in range(len(penalties)):
-        # what each penalty is the sum of: a count, then that many places in `numbers`
+        # for each penalty, the parts of its sum: their count, then that many places in `numbers`
         count = np.int64(numbers[at])
         if count > 0:
             penalty = 0.0
@@ -70,7 +71,7 @@ def end_step(header, memory, counters, stats, penalties, history, numbers):
 
 @njit(**PART)
 def finish(t, header, memory, hyper, numbers, p, g, n):
-    """Regularize and update n parameters at place p whose gradients stand at g."""
+    """Regularize and update n parameters at place p, whose gradients are at g."""
     values, gradients = part(memory, p, n), part(memory, g, n)
     if t[SLOT] > 0:
         numbers[t[SLOT]] = penalize(values, gradients, numbers[t[COEF]], numbers[t[COEF] + 1])
@@ -83,6 +84,6 @@ def finish(t, header, memory, hyper, numbers, p, g, n):
 
 @njit(**PART)
 def sum_lanes(d, n, stride, out):
-    """The gradient of biases: out [n] = the sums of d [n, stride], feature by feature."""
+    """The gradient of biases: out [n] = the sum of each feature of d [n, stride]."""
     for j in range(n):
         out[j] = sum_numbers(view(d, j * stride, stride))

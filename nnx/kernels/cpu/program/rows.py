@@ -1,6 +1,7 @@
 """Interpreter `run_rows`: replays a recorded training step whose samples lie row by row, many times in one call.
 
-It interprets the table described in table.py: 30 to 50 ns an operation. What it calls by address is in rows_called.py.
+It interprets the table described in table.py, in 30 to 50 ns per operation. The functions that it calls by address are
+in rows_called.py.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -66,7 +67,7 @@ from nnx.kernels.step_state import CURSOR
 
 @njit(**ONCE)
 def fill_panels(memory, place, k, n, r0, rows, panels, across):
-    """Rows r0 .. r0 + rows of a matrix [k, n] to panels; or, across, to columns of the panels of its transpose."""
+    """Copy rows r0 .. r0 + rows of a matrix [k, n] to panels or, across, to columns of the panels of its transpose."""
     source = grid(memory, place + r0 * n, rows, n, n, 1)
     if across:
         panels_from_columns(source, part(memory, panels + r0 * n, 0), n)
@@ -76,14 +77,14 @@ def fill_panels(memory, place, k, n, r0, rows, panels, across):
 
 @njit(inline="always")
 def product(t, header, memory, hyper, numbers, r0, rows, thread, clock):
-    """Y = X W + B, dX = D W', or rows R0 .. R1 of dW = X' D with all that is then done to them."""
+    """Y = X W + B, dX = D W', or rows R0 .. R1 of dW = X' D together with their update."""
     op, k, n, high = t[OP], t[K], t[N], t[R1] - t[R0]
     size, scratch = high * n, header[SCRATCH] + thread * header[SCRATCH_SIZE]
     strips = part(memory, header[STRIPS] + thread * header[STRIPS_SIZE], 0)
-    # If nobody sees a gradient but the optimizer it stays in this thread's cache, and is written in the last step.
+    # A gradient that only the optimizer reads stays in this thread's cache, and is written in the last step only.
     at = scratch if t[UPDATE] and numbers[FINAL] == 0.0 else t[G] + t[R0] * n
     of_product(clock, FORWARD if op == DENSE else BACKWARD if op == DENSE_DX else GRADIENTS)
-    many = op == DENSE_DW and rows > RUN  # samples are added up in runs (sums.py)
+    many = op == DENSE_DW and rows > RUN  # samples are summed in runs (sums.py)
     for first in range(0, rows if many else 1, RUN):
         bias = active = grid(memory, 0, 0, 0, 1, 1)
         if op == DENSE:
@@ -114,7 +115,7 @@ def product(t, header, memory, hyper, numbers, r0, rows, thread, clock):
 
 @njit(inline="always")
 def cross_entropy(t, memory, numbers, r0, rows):
-    """Softmax with cross-entropy of labels. X logits, B labels, G gradient, Y losses, W hits if they are counted."""
+    """Softmax with cross-entropy of labels. X: logits, B: labels, G: gradient, Y: losses, W: hits if counted."""
     n, at, c, number = t[N], r0 * t[N], t[COEF], memory[0].dtype.type
     factor, low, high = number(numbers[c]), number(numbers[c + 1]), number(numbers[c + 2])
     x, out, losses = part(memory, t[X] + at, rows * n), part(memory, t[G] + at, rows * n), part(memory, t[Y] + r0, rows)
@@ -124,7 +125,7 @@ def cross_entropy(t, memory, numbers, r0, rows):
 
 @njit(inline="always")
 def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock):
-    """Carry out one operation of the table on samples r0 .. r0 + rows; one that there is not: table.py."""
+    """Carry out one operation of the table on samples r0 .. r0 + rows. Unknown operations: see table.py."""
     op, n, at = t[OP], t[N], r0 * t[N]
     if DENSE <= op <= DENSE_DW:
         product(t, header, memory, hyper, numbers, r0, rows, thread, clock)

@@ -1,8 +1,8 @@
-"""Interpreter `run_rows` with products on tile registers: the operations that stand on nnx/kernels/cpu/matmul/amx.py.
+"""Interpreter `run_rows` with products on tile registers: the operations that use nnx/kernels/cpu/matmul/amx.py.
 
-They are what DENSE, DENSE_DX, DENSE_DW, PANELS and PANELS_ACROSS of rows.py are; all others are that module's. Panels
-hold parts of bfloat16 and are made anew with the weights. It is a function of its own, for each unit that multiplies
-them (tile_units.py), so that nobody compiles what he has no use for.
+They correspond to DENSE, DENSE_DX, DENSE_DW, PANELS and PANELS_ACROSS of rows.py; all other operations are those of
+rows.py. Panels hold parts in bfloat16, and are made again whenever the weights change. For each unit that multiplies
+them (tile_units.py) it is a separate function, so that only what is used is compiled.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -60,13 +60,13 @@ from nnx.kernels.rounding import RUN
 
 @njit(**PART)
 def tall(depth):
-    """How many pieces of 32 numbers a depth has."""
+    """The number of pieces of 32 numbers in a depth."""
     return (depth + EDGE - 1) // EDGE
 
 
 @njit(**PART)
 def fill_split(memory, place, k, n, r0, rows, panels, across, parts, spare):
-    """Rows r0 .. r0 + rows of a matrix [k, n] to split panels; or, across, to columns of those of its transpose.
+    """Copy rows r0 .. r0 + rows of a matrix [k, n] to split panels or, across, to columns of those of its transpose.
 
     r0 is a multiple of 32.
     """
@@ -80,7 +80,7 @@ def fill_split(memory, place, k, n, r0, rows, panels, across, parts, spare):
 
 @njit(**PART)
 def product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles, runs, clock):
-    """What `product` of rows.py does, by split panels. `runs` is where a thread's gradients are made."""
+    """The same as `product` of rows.py, with split panels. `runs` is where a thread computes its gradients."""
     op, k, n, high, parts = t[OP], t[K], t[N], t[R1] - t[R0], header[PARTS]
     size = high * n
     at = runs if t[UPDATE] and numbers[FINAL] == 0.0 else t[G] + t[R0] * n
@@ -121,7 +121,7 @@ def product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles,
 
 
 def make_operation(unit: str) -> Any:
-    """What carries out one operation of the table, split products by a unit."""
+    """Return the function that carries out one operation of the table, with split products by a unit."""
 
     @njit(inline="always")
     def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock):

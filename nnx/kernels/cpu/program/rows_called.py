@@ -1,6 +1,6 @@
-"""Operations of samples by rows that many networks do without: functions that `run_rows` calls by their address.
+"""Operations on samples by rows that many networks don't use: functions that `run_rows` calls by their address.
 
-What they take is described in shared.py.
+Their arguments are described in shared.py.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -44,7 +44,7 @@ from nnx.kernels.step_state import STEP
 
 @njit(**CALLED)
 def soft_cross_entropy(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """Softmax with cross-entropy of distributions. X logits, B targets, G gradient, Y losses."""
+    """Softmax with cross-entropy of distributions. X: logits, B: targets, G: gradient, Y: losses."""
     n, at, c, number = t[N], r0 * t[N], t[COEF], memory[0].dtype.type
     factor, low, high = number(numbers[c]), number(numbers[c + 1]), number(numbers[c + 2])
     x, out, losses = part(memory, t[X] + at, rows * n), part(memory, t[G] + at, rows * n), part(memory, t[Y] + r0, rows)
@@ -53,7 +53,7 @@ def soft_cross_entropy(t, header, memory, hyper, counters, numbers, r0, rows, co
 
 @njit(**CALLED)
 def dropout_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """DROPOUT of X to Y; its mask stands at W, or is drawn to there."""
+    """DROPOUT: of X, to Y. The mask is at W already, or is drawn and written there."""
     n, at = t[N], r0 * t[N]
     x, y, kept = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n), part(memory, t[W] + at, rows * n)
     if t[KIND] == DRAWN:
@@ -66,7 +66,7 @@ def dropout_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count
 
 @njit(**CALLED)
 def noise_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """NOISE on X, to Y."""
+    """NOISE: adds noise to X; the result goes to Y."""
     n, at = t[N], r0 * t[N]
     x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
     key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF
@@ -75,7 +75,7 @@ def noise_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
 
 @njit(**CALLED)
 def softmax_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """SOFTMAX of X to Y; SOFTMAX_BACKWARD: X outputs, Y their gradient, G that of the inputs."""
+    """SOFTMAX: of X, to Y. SOFTMAX_BACKWARD: X: outputs, Y: their gradient, G: the gradient of the inputs."""
     n, at = t[N], r0 * t[N]
     x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
     if t[OP] == SOFTMAX:
@@ -86,7 +86,7 @@ def softmax_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count
 
 @njit(**CALLED)
 def reduction_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """ARGMAX and ROW_MEAN: a number for each row of X; ONE_HOT: a row for each number of X. To Y."""
+    """ARGMAX and ROW_MEAN: a number for each row of X. ONE_HOT: a row for each number of X. Results go to Y."""
     n, at = t[N], r0 * t[N]
     if t[OP] == ONE_HOT:
         one_hot_rows(part(memory, t[X] + r0, rows), part(memory, t[Y] + at, rows * n), n)

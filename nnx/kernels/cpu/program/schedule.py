@@ -1,12 +1,12 @@
-"""Work scheduler of the compiled training step: its blocks and tasks, drawn by one or several threads.
+"""Work scheduler of the compiled training step: one or several threads draw its blocks and tasks.
 
-Several threads may call `run_rows` or `run_lanes` at once with the same arguments but for `thread`: number 0 leads, the
+Several threads may call `run_rows` or `run_lanes` at once with the same arguments, except `thread`: number 0 leads, the
 others help. A region's blocks or tasks are drawn from one ticket, an atomic int64 that holds (phase, region, next
-index); the leader waits for what was drawn, never for a helper that is late, so a helper that the operating system has
-put aside costs nothing unless it holds a task. A region costs about 0.2 us (a parallel region of Numba's: 1.1 us by
-OpenMP, 69 by its own work queue), and nothing is compiled twice.
+index). The leader waits only for blocks and tasks that were drawn, and never for a helper that is late. So a helper
+that the operating system has suspended costs nothing unless it holds a task. A region costs about 0.2 us (a parallel
+region of Numba costs 1.1 us with OpenMP, and 69 us with its own work queue), and nothing is compiled twice.
 
-Sums are made in an order that does not depend on who made the parts.
+The order of every sum is independent of which threads computed its parts.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -65,14 +65,14 @@ from nnx.kernels.cpu.threads.atomics import (
     yield_core,
 )
 
-LINGER = 20  # times that a helper lets others go first before it leaves: the next call often comes at once
+LINGER = 20  # times that a helper yields to other threads before it leaves: the next call often follows at once
 INDEX, REGION_BITS = (1 << 24) - 1, 24
 PHASE_BITS, PHASES = 32, (1 << 31) - 1
 
 
 @njit(**PART)
 def draw(table, sync):
-    """Take the next block or task of the region at hand: the ticket, or 0 if there is none (regions count from 1)."""
+    """Draw the next block or task of the current region: a ticket, or 0 if none is left (regions count from 1)."""
     while True:
         ticket = atomic_load(sync, TICKET)
         region = (ticket >> REGION_BITS) & MOST_REGIONS
@@ -90,7 +90,7 @@ def region_of(ticket):
 
 @njit(**PART)
 def open_region(table, sync, region):
-    """Let blocks or tasks of a region be drawn; 0 means that there is nothing to do. The leader does this."""
+    """Open a region, so that its blocks or tasks can be drawn; 0: there is nothing to do. For the leader only."""
     phase = (atomic_load(sync, PHASE) + 1) & PHASES
     atomic_store(sync, PHASE, phase)
     if region > 0:
@@ -100,10 +100,10 @@ def open_region(table, sync, region):
 
 @njit(**PART)
 def begin_call(header, table, sync, thread, steps):
-    """Set out for `steps` steps: the first region to open is that after the last one of a step that never was.
+    """Prepare for `steps` steps, as if a step had just ended, so that the next region to open is the first.
 
-    Nothing is left to draw: a process that was forked off in the middle of a call has its ticket, and none of those who
-    would have done the rest. With -1 steps, the one that the last call stopped in goes on.
+    The ticket is reset, so that nothing is left to draw: a process that was forked during a call inherits its ticket,
+    but not the threads that would have done the rest. With -1 steps, the step in which the last call stopped continues.
     """
     if thread == 0:
         open_region(table, sync, 0)
@@ -115,9 +115,9 @@ def begin_call(header, table, sync, thread, steps):
 
 @njit(**PART)
 def advance(header, table, memory, hyper, counters, stats, penalties, history, numbers, sync):
-    """Open the next region, of the next step if need be; tell whether there is one before the call ends.
+    """Open the next region, if necessary the first of the next step; return whether there is one in this call.
 
-    All that was drawn is done.
+    To be called when everything that was drawn is done.
     """
     region = sync[AT_REGION] + 1
     if region > header[REGIONS]:
@@ -143,7 +143,7 @@ def advance(header, table, memory, hyper, counters, stats, penalties, history, n
 
 @njit(**PART)
 def next_ticket(header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread, clock):
-    """Wait for the next block or task, and take it; 0 at the end. The leader moves the step on meanwhile."""
+    """Wait for the next block or task and draw it; 0 at the end. The leader opens the next regions meanwhile."""
     looks = rests = 0
     while True:
         ticket = draw(table, sync)
@@ -169,7 +169,7 @@ def next_ticket(header, table, memory, hyper, counters, stats, penalties, histor
 
 @njit(**PART)
 def extent(header, table, ticket):
-    """What a ticket stands for: (first operation, the one after the last, first sample, samples)."""
+    """The work that a ticket stands for: (first operation, the one after the last, first sample, samples)."""
     place, index = view(table, region_of(ticket) * COLUMNS, COLUMNS), ticket & INDEX
     if place[OP] >= TASKS:
         return place[FIRST] + index, place[FIRST] + index + 1, 0, header[ROWS]
@@ -179,7 +179,7 @@ def extent(header, table, ticket):
 
 @njit(**PART)
 def phase_of(op):
-    """What the time is charged to that an operation took; products have charged theirs themselves."""
+    """The entry of the profile that an operation's time is added to; products do that for themselves."""
     if CROSS_ENTROPY <= op <= CROSS_ENTROPY_SOFT or op == LANES_CROSS_ENTROPY:
         return LOSS
     if PACKED <= op <= PACKED_ACROSS or SPLIT_PANELS <= op <= SPLIT_ACROSS:
@@ -188,7 +188,7 @@ def phase_of(op):
 
 
 def make_run(operation: Any) -> Any:
-    """The function that replays steps whose table `operation` carries out; see compiled.py for its arguments."""
+    """Return the function that replays steps, with `operation` for the table's; compiled.py describes its arguments."""
 
     @njit(**OPTIONS)
     def run(
@@ -212,8 +212,8 @@ def make_run(operation: Any) -> Any:
         steps,
         clocks,
     ):
-        """Run `steps` steps as the leader (thread 0), or help one that does; to a STOP, and with -1 on from there."""
-        # Spans: nobody counts references from here on.
+        """Run `steps` steps as the leader (thread 0), or help; up to a STOP, and with -1 from there on."""
+        # As spans, whose references are not counted.
         memory = (flat(work), flat(arena), flat(inputs), flat(targets), flat(weights), flat(more))
         table, labels, order, counters, sync = flat(table), flat(labels), flat(order), flat(counters), flat(sync)
         hyper, stats, penalties = flat(hyper), flat(stats), flat(penalties)

@@ -1,7 +1,8 @@
-"""Kernels of a recorded step that rows and lanes share: on samples however they lie, and on parameters.
+"""Kernels of a recorded step that `run_rows` and `run_lanes` share: on samples in either layout, and on parameters.
 
-Those made with CALLED are functions by themselves, called by the address that the table holds, and all take the same: a
-row of the table, its header, what that reads and writes, and on how many samples, from r0 on; by features `count`.
+Those made with CALLED are separate functions, called by the address in the table. All take the same arguments: a row of
+the table, the header, the arrays that operations read and write, the first sample r0 and the number of samples; for
+samples in the lanes that is `count`.
 
 Floor: reading and writing each number once.
 """
@@ -69,7 +70,7 @@ from nnx.kernels.step_state import CURSOR, STEP
 
 @njit(**CALLED)
 def apply_elementwise(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """A function of one number or two, on the features of samples r0 .. r0 + rows; by features `count` samples."""
+    """A function of one or two numbers, on the features of samples r0 .. r0 + rows; in the lanes, of `count`."""
     n, stride, c = t[N], t[STRIDE], t[COEF]
     start, length, pieces = r0 * n, rows * n, 1
     if stride > 0:
@@ -84,7 +85,7 @@ def apply_elementwise(t, header, memory, hyper, counters, numbers, r0, rows, cou
 
 @njit(**CALLED)
 def apply_weigh(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """The features X of samples r0 .. r0 + rows, times their weights Y, to G; by features `count` samples."""
+    """G = the features X of samples r0 .. r0 + rows, times the samples' weights Y; in the lanes, of `count` samples."""
     n, stride = t[N], t[STRIDE]
     if stride == 0:
         start, length, weights = r0 * n, rows * n, part(memory, t[Y] + r0, rows)
@@ -98,9 +99,9 @@ def apply_weigh(t, header, memory, hyper, counters, numbers, r0, rows, count):
 
 @njit(**CALLED)
 def apply_columns(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """COLUMNS_OF: KIND features of X, which has N, from number R0 on, to those of Y, which has K, from R1 on.
+    """COLUMNS_OF: copies KIND of X's N features, from number R0 on, to Y's K features, from number R1 on.
 
-    EMBED: the rows of W [D, KIND] that feature R0 of X names, to the features of Y from R1 on.
+    EMBED: copies the rows of W [D, KIND] that feature R0 of X names to the features of Y, from number R1 on.
     """
     n, wide, stride, some = t[N], t[K], t[STRIDE], t[KIND]
     if stride == 0:
@@ -126,10 +127,10 @@ def apply_columns(t, header, memory, hyper, counters, numbers, r0, rows, count):
 
 @njit(**CALLED)
 def scatter(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """The gradient G [R1, KIND] of EMBED's W, and what is then done to that.
+    """The gradient G [R1, KIND] of EMBED's W, and the update with it.
 
-    The codes are feature B of X, which has K; the vectors' gradients those of D, which has N, from R0 on. Samples are
-    added up in runs (sums.py), for which Y is room.
+    The codes are feature B of X, which has K features. The vectors' gradients are features of D, which has N, from
+    number R0 on. Samples are summed in runs (sums.py), with Y as scratch.
     """
     rows, some, codes, stride, wide = header[ROWS], t[KIND], t[R1], t[STRIDE], t[N]
     size, many = codes * some, rows > RUN
@@ -155,7 +156,7 @@ def scatter(t, header, memory, hyper, counters, numbers, r0, rows, count):
 
 @njit(**PART)
 def copy_labels(t, memory, labels, order, counters, r0, rows):
-    """Labels of samples r0 .. r0 + rows, in the order of the samples if there is one, as numbers of the step's type."""
+    """The labels of samples r0 .. r0 + rows, in the samples' order if there is one, as numbers of the step's type."""
     wanted = part(memory, t[Y] + r0, rows)
     if t[KIND]:
         gather_numbers(labels, order, counters[CURSOR] + r0, wanted)
@@ -166,7 +167,7 @@ def copy_labels(t, memory, labels, order, counters, r0, rows):
 
 @njit(**PART)
 def parameter_task(t, header, memory, hyper, numbers):
-    """The gradient of biases, or none (PARAMETERS), and what is then done to the parameters it belongs to."""
+    """The gradient of biases, or none (PARAMETERS), and the update of the parameters that it belongs to."""
     op, n, stride = t[OP], t[N], t[STRIDE]
     if op == BIAS:
         rows = header[ROWS]
@@ -178,7 +179,7 @@ def parameter_task(t, header, memory, hyper, numbers):
 
 @njit(**CALLED)
 def task_of_all(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """What is done to a segment of all gradients or parameters: COLLECT, MEASURE, CLIPPED or AVERAGE."""
+    """The operations on a segment of all gradients or parameters: COLLECT, MEASURE, CLIPPED or AVERAGE."""
     op, n, c = t[OP], t[N], t[COEF]
     if op == AVERAGE:
         time = counters[STEP] - t[R0] + 1

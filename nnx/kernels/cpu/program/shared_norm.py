@@ -1,8 +1,8 @@
-"""Normalization in recorded steps, for rows by the kernels of ops/norm.py, and with the samples in the lanes.
+"""Normalization in recorded steps: by rows, with the kernels of ops/norm.py, and with the samples in the lanes.
 
-Of each column of all samples there are three *moments*, [3, n]: its mean in two parts (ops/norm.py), and 1 over its
-standard deviation. MOMENTS is a task; what reads them stands in a region after it. Where other processes have the rest
-of the samples, MEANS and SPREADS leave in `numbers` what is pooled with theirs, and POOLED makes the moments of that.
+Each column of all samples has three *moments*, [3, n]: its mean in two parts (ops/norm.py), and 1 / its standard
+deviation. MOMENTS is a task; operations that read the moments are in a later region. If other processes have the rest
+of the samples, MEANS and SPREADS write to `numbers` what is pooled with theirs, and POOLED computes the moments of it.
 Samples past the batch's end get gradients of 0. Floor: see ops/norm.py.
 """
 
@@ -60,7 +60,7 @@ from nnx.kernels.cpu.program.table import (
 
 @njit(**PART)
 def recalled(t, memory, numbers):
-    """MOMENTS of KIND 1: of features R0 .. R1, from the running mean and variance, to Y."""
+    """MOMENTS of KIND 1: of features R0 .. R1, computed from the running mean and variance, to Y."""
     n = t[N]
     moments, mean, running = part(memory, t[Y], 3 * n), part(memory, t[W], n), part(memory, t[B], n)
     recall(t[R0], t[R1], numbers[t[COEF]], moments, n, mean, running)
@@ -68,7 +68,7 @@ def recalled(t, memory, numbers):
 
 @njit(**CALLED)
 def pooled_moments(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """MEANS, SPREADS: of features R0 .. R1 of X, to `numbers` from SLOT, from KIND on; POOLED: of those, as MOMENTS."""
+    """MEANS, SPREADS: of features R0 .. R1 of X, to `numbers` from SLOT or KIND on. POOLED: MOMENTS from these."""
     op, n, stride, c, number, samples = t[OP], t[N], t[STRIDE], t[COEF], memory[0].dtype.type, header[ROWS]
     means, spreads = view(numbers, t[SLOT], n), view(numbers, t[KIND], n)
     if op == POOLED:
@@ -98,7 +98,7 @@ def pooled_moments(t, header, memory, hyper, counters, numbers, r0, rows, count)
 
 @njit(**CALLED)
 def moments_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """MOMENTS: of features R0 .. R1 of X, to Y; W running mean, B running variance, which KIND 1 leaves as they are."""
+    """MOMENTS: of features R0 .. R1 of X, to Y. W: running mean, B: running variance, which KIND 1 doesn't change."""
     n, c, samples = t[N], t[COEF], header[ROWS]
     if t[KIND]:
         recalled(t, memory, numbers)
@@ -110,9 +110,9 @@ def moments_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count
 
 @njit(**CALLED)
 def layer_norm_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """LAYER_NORM: X inputs, W gamma, B beta, D normalized, Y scales, G outputs.
+    """LAYER_NORM: X: inputs, W: gamma, B: beta, D: normalized, Y: scales, G: outputs.
 
-    LAYER_NORM_BACKWARD: X normalized, Y scales, W gamma, D gradient, G that of the inputs.
+    LAYER_NORM_BACKWARD: X: normalized, Y: scales, W: gamma, D: gradient, G: gradient of the inputs.
     """
     n, at = t[N], r0 * t[N]
     x, d = part(memory, t[X] + at, rows * n), part(memory, t[D] + at, rows * n)
@@ -125,10 +125,10 @@ def layer_norm_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, co
 
 @njit(**CALLED)
 def batch_norm_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """BATCH_NORM: X inputs, Y moments, W gamma, B beta, D normalized, G outputs.
+    """BATCH_NORM: X: inputs, Y: moments, W: gamma, B: beta, D: normalized, G: outputs.
 
-    BATCH_NORM_BACKWARD: X normalized, Y moments, W gamma, R0 its gradient, B that of beta, D gradient, G that of the
-    inputs; KIND as of the moments.
+    BATCH_NORM_BACKWARD: X: normalized, Y: moments, W: gamma, R0: its gradient, B: gradient of beta, D: gradient, G:
+    gradient of the inputs; KIND is that of the moments.
     """
     n, at = t[N], r0 * t[N]
     x, d = part(memory, t[X] + at, rows * n), part(memory, t[D] + at, rows * n)
@@ -159,7 +159,7 @@ def moments_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, coun
 
 @njit(**CALLED)
 def layer_norm_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, count):
-    """LAYER_NORM and LAYER_NORM_BACKWARD, as above; R0 scratch for two numbers a sample."""
+    """LAYER_NORM and LAYER_NORM_BACKWARD, as above; R0: scratch for two numbers per sample."""
     n, stride = t[N], t[STRIDE]
     span = (n - 1) * stride + count
     x, d = part(memory, t[X] + r0, span), part(memory, t[D] + r0, span)
@@ -223,7 +223,7 @@ def add_lanes(x, n, stride, out, factor):
 
 @njit(**IN_ORDER)
 def less_lanes(x, n, stride, mean, out):
-    """out = x - mean, each sample by its own. out may be x."""
+    """out = x - mean, with each sample's own mean. out may be x."""
     for j in range(n):
         a, b = view(x, j * stride, len(mean)), view(out, j * stride, len(mean))
         for s in range(len(mean)):
@@ -232,12 +232,12 @@ def less_lanes(x, n, stride, mean, out):
 
 @njit(**PART)
 def lanes_layer_norm(x, gamma, beta, normalized, scales, out, scratch, n, stride, epsilon):
-    """As `layer_norm_rows` (ops/norm.py): here each step is taken by all samples at once."""
+    """The same as `layer_norm_rows` (ops/norm.py), but here all samples take each step together."""
     count, number = len(scales), x.dtype.type
     mean, share = view(scratch, 0, count), number(1.0 / n)
     add_lanes(x, n, stride, mean, share)
     less_lanes(x, n, stride, mean, normalized)
-    add_lanes(normalized, n, stride, mean, share)  # what rounding left of it
+    add_lanes(normalized, n, stride, mean, share)  # the rest of the mean, which rounding has left
     less_lanes(normalized, n, stride, mean, normalized)
     for s in range(count):
         scales[s] = 0
@@ -257,7 +257,7 @@ def lanes_layer_norm(x, gamma, beta, normalized, scales, out, scratch, n, stride
 
 @njit(**PART)
 def lanes_layer_norm_backward(normalized, scales, gamma, dy, dx, scratch, n, stride):
-    """As `layer_norm_backward_rows`."""
+    """The same as `layer_norm_backward_rows`, but here all samples take each step together."""
     count, number = len(scales), dy.dtype.type
     whole, along, share = view(scratch, 0, count), view(scratch, count, count), number(1.0 / n)
     for s in range(count):
