@@ -343,12 +343,14 @@ def test_threads_that_pack_weights_for_each_other_give_the_same_bits(width):
     x, threads = numbers(500, net.n_inputs), get_threads()
     wanted, outputs = np.empty((500, 10), np.float32), np.full((50, 500, 10), np.nan, np.float32)
     many.panels = 1000
-    assert many.run(x, wanted, inference.pool.board, 1)  # one block, whose weights are its own
+    assert many.run(x, wanted, 1)  # one block, whose weights are its own
     many.panels = 1
-    assert many.run(x, outputs[0], inference.pool.board, 1)
+    assert many.run(x, outputs[0], 1)
     try:
         nnx.set_threads(2)
-        assert all(many.run(x, out, inference.pool.summon(2), 2) for out in outputs[1:])
+        for out in outputs[1:]:
+            inference.pool.summon(2)
+            assert many.run(x, out, 2)
     finally:
         nnx.set_threads(threads)
     np.testing.assert_array_equal(outputs, np.broadcast_to(wanted, outputs.shape))
