@@ -85,6 +85,7 @@ class Player:
 PEERS = (
     Player("notes", "notes", group="notes"),
     Player("torch eager", "torch", "eager", "torch", "torch"),
+    Player("torch fused", "torch", "fused", "torch", "torch", suites=("steps", "batch")),
     Player("torch.compile", "torch", "compile", "torch", "torch"),
     Player("torch kernel", "torch", "kernel", "torch", "torch", suites=("softmax",)),
     Player("torch vmap", "torch", "vmap", "torch", "torch", suites=("many",)),

@@ -1,4 +1,4 @@
-"""PyTorch: eager, and under torch.compile; on a GPU too."""
+"""PyTorch: eager, with its optimizers fused, and under torch.compile; on a GPU too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ Finish = Callable[[Any], Any]
 
 
 def prepare(workload: Any, how: str, device: str) -> Ready:
-    """Get a workload ready. how: "eager", "compile", "reduce-overhead", or "kernel" for softmax's gradient alone."""
+    """Get a workload ready.
+
+    Args:
+        workload: what is measured.
+        how: "eager"; "fused", the same steps with a fused optimizer; "compile", "reduce-overhead"; or "kernel", for
+            softmax's gradient alone.
+        device: "cpu" or "cuda".
+    """
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -29,7 +36,7 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
     torch.set_num_threads(int(os.environ["NNX_THREADS"]))
     torch.backends.cuda.matmul.allow_tf32 = os.environ.get("NNX_PRECISION") == "tf32"
     if workload.kind == "step":
-        ready = _step(workload.what, _finish(how), device, how != "eager")
+        ready = _step(workload.what, how, device)
     elif workload.kind == MANY and how.startswith("vmap"):
         ready = _many(workload.what, _finish(how.removeprefix("vmap").strip() or "eager"), device)
     elif workload.kind == "predict":
@@ -53,7 +60,7 @@ def held() -> int:
 def _finish(how: str) -> Finish:
     import torch
 
-    if how in ("eager", "kernel"):
+    if how in ("eager", "fused", "kernel"):
         return lambda function: function
     return lambda function: torch.compile(function, mode=None if how == "compile" else how)
 
@@ -104,20 +111,21 @@ def _batches(network: Network, device: str) -> list[tuple[Any, Any]]:
     return [(each.clone(), labels.clone()) for each, labels in zip(x, y, strict=True)]
 
 
-def _step(network: Network, finish: Finish, device: str, compiled: bool) -> Ready:
+def _step(network: Network, how: str, device: str) -> Ready:
     """Get whole steps ready: forward, loss, backward and optimizer.
 
-    Where anything is compiled, on a GPU all of it is. On a CPU the optimizer isn't: its own fused kernel is quicker.
+    Under torch.compile on a GPU all of it is compiled. On a CPU the optimizer isn't: its own fused kernel is quicker.
     """
     import torch
 
-    model, batches = _build(network, device), _batches(network, device)
-    whole = compiled and device != "cpu"
+    model, batches, finish = _build(network, device), _batches(network, device), _finish(how)
+    whole = device == "cuda" and how not in ("eager", "fused")
+    fused = not whole and (device == "cuda" or how != "eager")
     if network.optimizer == "adam":
-        faster = {"capturable": True} if whole else {"fused": True}
+        faster = {"capturable": True} if whole else {"fused": fused or None}
         optimizer: Any = torch.optim.Adam(model.parameters(), RATE, (BETA_1, BETA_2), EPSILON, **faster)
     else:
-        optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, fused=not whole)
+        optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, fused=fused or None)
     loss_of = torch.nn.CrossEntropyLoss()
     lower = torch.autocast("cpu", torch.bfloat16, device == "cpu" and os.environ.get("NNX_PRECISION") == "bf16")
 
