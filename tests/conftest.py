@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 # Who waits sleeps, and leaves the cores to other tests, here and in what tests start: OpenBLAS's threads would look for
@@ -23,6 +24,13 @@ from hypothesis import settings  # noqa: E402
 # No deadline, since no test may depend on how fast the machine is. In CI the examples are the same each time.
 settings.register_profile("nnx", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("nnx")
+
+
+def pytest_runtest_setup() -> None:
+    """Have each test lower its steps itself: some change numbers by which that is done."""
+    structure = sys.modules.get("nnx.backends.numba.structure")
+    if structure is not None:
+        structure._templates.clear()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -22,7 +22,7 @@ import pytest
 pytest.importorskip("numba")
 
 import nnx
-from nnx.backends.numba import tuning
+from nnx.backends.numba import structure, tuning
 from nnx.backends.numba.backend import NumbaBackend
 from nnx.backends.precision import ERRORS
 from nnx.errors import InputError
@@ -397,6 +397,7 @@ def test_one_thread_and_two_end_with_the_same_bits(backend: NumbaBackend, monkey
 def test_a_summary_tells_where_narrow_layers_are_not_on_tiles(backend: NumbaBackend, monkeypatch: pytest.MonkeyPatch):
     for least, shown in ((1, "numba:amx\n"), (16, "numba:amx/gemm\n")):
         monkeypatch.setattr(amx, "LEAST", least)
+        monkeypatch.setattr(structure, "_templates", {})
         model = nnx.Sequential(nnx.Dense(70, 90), nnx.ReLU(), nnx.Dense(90, 10), nnx.Softmax(), backend=backend)
         model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.01))
         model.steps(np.ones((40, 70), np.float32), np.arange(40) % 10, 2)
