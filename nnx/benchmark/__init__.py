@@ -1,6 +1,7 @@
-"""Benchmark behind `nnx bench`: which backend, how fast, how near the limit, against whom.
+"""Benchmark behind `nnx bench`: the speed of each backend, against the machine's limits and other libraries.
 
-workloads.py says what is measured, libraries/ by whom, runner.py how: a worker process for each player (a library in
-one of its ways to run), validated first, then rounds that alternate. report.py holds what was found, table.py and page/
-show it, compare.py tells two apart.
+workloads.py defines what is measured, libraries/ has the code of each library, and runner.py measures. Each *player*, a
+library in one of its ways to run, has a worker process; its results are validated first, and then it is measured in
+rounds that alternate with the others'. report.py holds the results, table.py and page/ show them, and compare.py
+compares two reports.
 """

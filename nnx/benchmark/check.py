@@ -1,4 +1,4 @@
-"""Validation of a player's results: they must be float64 NumPy's, before anything is measured, and in every number."""
+"""Validation of a player's results before it is measured: every number must agree with NumPy in float64."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from nnx.testing.compare import CLASS, compare
 from nnx.testing.reference.results import Wanted
 
 LOSS = 2e-3  # relative difference of a loss, in float32
-PATH = 3e-2  # how far parameters may be off, relative to how far they went
+PATH = 3e-2  # error of parameters, relative to how far they moved
 CLOSE = 1e-4  # absolute difference of a probability
-TIES = 1e-3  # share of samples whose two largest outputs are as large but for rounding
-OTHERS = 3.0  # how many times that for other libraries: two of them add Adam's epsilon elsewhere
+TIES = 1e-3  # share of samples whose two largest outputs differ by no more than rounding
+OTHERS = 3.0  # factor of tolerance for other libraries: two of them add Adam's epsilon elsewhere
 # How many times all of that, by the precision of products.
 SLACK = {"full": 1.0, "tf32": 10.0, "bf16": 40.0, "bf16x3": 2.0}
 
 
 def reference(workload: Workload) -> dict[str, Wanted]:
-    """Return what a workload must give at the first time, by name, from NumPy in float64."""
+    """Return the correct first results of a workload by name, computed by NumPy in float64."""
     if workload.kind in TRAINING:
         all_of = [Training(network, "float64") for network in workload.what.networks()]
         layers = [layer for training in all_of for layer in training.dense]
@@ -43,10 +43,10 @@ def reference(workload: Workload) -> dict[str, Wanted]:
 def fault(
     workload: Workload, got: Mapping[str, np.ndarray], wanted: dict[str, Wanted], slack: float = 1.0
 ) -> str | None:
-    """Return what is wrong with a player's results; None if nothing is.
+    """Return what is wrong with a player's results; None if they are correct.
 
     Args:
-        slack: how many times the usual errors are tolerated.
+        slack: a factor for the usual tolerances.
     """
     try:
         if workload.kind in TRAINING:
@@ -66,9 +66,7 @@ def _check_operation(
     workload: Workload, got: Mapping[str, np.ndarray], wanted: dict[str, Wanted], slack: float
 ) -> None:
     kind = tolerance_class(workload.kind)
-    if (
-        slack >= OTHERS and CLASS.get(workload.kind) == "function"
-    ):  # their GELU is off by parts of 1e-3 where it is next to nothing
+    if slack >= OTHERS and CLASS.get(workload.kind) == "function":  # near 0 their GELU has relative errors up to 1e-3
         wanted = {name: Wanted(w.value, np.maximum(np.abs(w.value), 1.0)) for name, w in wanted.items()}
     missing = wanted.keys() - got.keys()
     assert not missing, f"nothing was written to {', '.join(sorted(missing))}"

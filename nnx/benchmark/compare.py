@@ -1,8 +1,8 @@
 """Comparison of two reports of one machine: what became slower or faster by more than chance.
 
-Compared is the best time of each player, because what else a machine does can only add to it; `doubt` says how well a
-best is known. Where the players that are not nnx, in unchanged versions, all moved one way, the machine did: that is
-taken off first, and said.
+The best time of each player is compared, because other work of the machine can only add to it; `doubt` says how well
+the best time is known. If all other libraries in unchanged versions became slower, or all faster, the machine itself
+has changed. This is subtracted first, and reported.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-LEAST = 0.08  # relative change below which nothing is told: another process's memory lies elsewhere
-SURE = 1.5  # how many times the doubt a change must be
-FEWEST = 3  # yardsticks, from which on the machine's own change is told
-DRIFT = 0.03  # of the machine, from which on it is taken off
+LEAST = 0.08  # smaller relative changes are not reported: memory is at other addresses in another process
+SURE = 1.5  # a change must be the doubt times this
+FEWEST = 3  # players needed to tell how the machine itself has changed
+DRIFT = 0.03  # smaller changes of the machine are not subtracted
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Change:
     """One player's best time in one workload, before and after, in us.
 
     Attributes:
-        ratio: after / before, the machine's own change taken off. noise: by how much it might differ by chance.
+        ratio: after / before, without the machine's own change. noise: by how much it might differ by chance.
     """
 
     workload: str
@@ -36,7 +36,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """Tell: "slower", "faster" or "same"."""
+        """The result: "slower", "faster" or "same"."""
         if self.ratio > 1 + self.noise:
             return "slower"
         return "faster" if self.ratio < 1 / (1 + self.noise) else "same"
@@ -47,8 +47,9 @@ class Comparison:
     """Two reports, compared.
 
     Attributes:
-        changes: of all that both measured. drift: how many times slower the machine itself was.
-        lost: (workload, player) that has a figure no more, and why. warnings: why they may not be comparable.
+        changes: those of everything in both reports. drift: how many times slower the machine itself was.
+        lost: (workload, player) without a figure in the second report, and why. warnings: why the reports may not be
+            comparable.
     """
 
     changes: list[Change]
@@ -98,7 +99,7 @@ def _noise(before: dict[str, Any], after: dict[str, Any]) -> float:
 def _drift(
     pairs: list[tuple[str, str, dict[str, Any], dict[str, Any]]], old: dict[str, Any], new: dict[str, Any]
 ) -> float:
-    """Return how many times slower the machine was in the second run; 1 where that cannot be told."""
+    """Return how many times slower the machine was in the second run; 1 if that is unknown."""
     same = old["versions"].get("numpy") == new["versions"].get("numpy")
     moved = [
         math.log(after["best_us"] / before["best_us"])

@@ -14,18 +14,19 @@ Rounds = list[list[float]]  # best and median of each
 class Figures:
     """How long one call takes, in us.
 
-    Whatever else a machine does adds to a time and never takes from it. So the best is what the code needs, the median
-    what this machine gave while it was measured.
+    Other work of the machine can only make a time longer. So the best time is what the code needs, and the median is
+    what this machine achieved during the measurement.
 
-    A pass is a process with its memory where it happens to lie, which can make a call faster or slower as long as it
-    lives.
+    Each pass has a new process. The addresses of its memory are a matter of chance, and can make calls faster or slower
+    during the whole life of the process.
 
     Attributes:
-        median_us: of the rounds' medians. low_us, high_us: between which half of the rounds lie, in every pass.
+        median_us: the median of the rounds' medians. low_us, high_us: limits between which half of the rounds are, in
+            every pass.
         best_us: the best chunk of all.
-        doubt: how well that is known: by how much the worst of the passes missed it at best, or, with a single pass, a
-            quarter of its rounds.
-        passes: of each, its rounds' bests and medians.
+        doubt: how uncertain the best is: by how much the best of the worst pass exceeds it or, with a single pass, the
+            lower quartile of the rounds' bests.
+        passes: for each pass, its rounds' bests and medians.
     """
 
     median_us: float
@@ -37,17 +38,17 @@ class Figures:
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quarters, as a share of the median."""
+        """Half the distance between the quartiles, divided by the median."""
         return (self.high_us - self.low_us) / 2 / self.median_us
 
 
 def of_rounds(chunks: Sequence[Sequence[float]]) -> Rounds:
-    """Return each round's best and median in us, from its chunks in seconds a call."""
+    """Return each round's best and median in us, given its chunks in seconds per call."""
     return [[min(times) * US, statistics.median(times) * US] for times in chunks]
 
 
 def sum_up(passes: Sequence[Rounds]) -> Figures:
-    """Sum up the rounds of some passes."""
+    """Summarise the rounds of some passes."""
     quarters = [_quarters([median for _, median in rounds]) for rounds in passes]
     medians = [median for rounds in passes for _, median in rounds]
     bests = [min(best for best, _ in rounds) for rounds in passes]

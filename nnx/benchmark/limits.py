@@ -1,7 +1,7 @@
-"""Limits of the machine, measured on the spot: multiply-adds, bytes to and from each level of memory, a call.
+"""Limits of the machine, measured when needed: rate of multiply-adds, bandwidth of each memory level, time of a call.
 
 No training step can be faster than its multiply-adds at the first rate, nor than its bytes at the second: that is its
-floor on the roofline. What fits in a cache moves faster than what does not, so the second depends on the size.
+floor on the roofline. Data that fits in a cache moves faster, so the second rate depends on the size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnx.benchmark.libraries import Player
 
 SIDES = (512, 1024, 2048)  # of square matrices
 SIZES = tuple(2**power for power in range(15, 28, 2))  # bytes of two arrays: 32 KiB to 128 MiB
-SHARED = 2**20  # below, a core has them to itself
+SHARED = 2**20  # smaller arrays are in the caches of one core
 Limits = dict[str, Any]
 
 
@@ -36,7 +36,7 @@ def of_this(player: Player, seconds: float) -> Limits:
 
 
 def higher(some: Limits, others: Limits) -> Limits:
-    """Return the better of two measurements of one device: each can only have been too low."""
+    """Return the better of two measurements of one device, since each can only be too low."""
     bandwidth = [
         [size, max(rate, other)]
         for (size, rate), (_, other) in zip(some["bandwidth"], others["bandwidth"], strict=True)
@@ -49,13 +49,13 @@ def higher(some: Limits, others: Limits) -> Limits:
 
 
 def rate_at(limits: Limits, resident: float) -> float:
-    """Return the bandwidth where so many bytes are kept, in GB/s, between the sizes that were measured."""
+    """Return the bandwidth for `resident` bytes of data in GB/s, interpolated between the measured sizes."""
     sizes, rates = zip(*limits["bandwidth"], strict=True)
     return float(np.interp(np.log(max(resident, 1.0)), np.log(sizes), rates))
 
 
 def floor_us(limits: Limits, flops: float, moved: float, resident: float) -> float:
-    """Return how long it must take at least, in us: for so many bytes moved, of so many that must be kept somewhere."""
+    """Return the least possible time in us for some operations and moved bytes; `resident` bytes are touched in all."""
     return float(max(flops / limits["gflops"] / 1e3, moved / rate_at(limits, resident) / 1e3))
 
 
@@ -63,7 +63,7 @@ def floor_us(limits: Limits, flops: float, moved: float, resident: float) -> flo
 
 
 def _gflops(seconds: float) -> float:
-    """Return the best rate of a float32 product of square matrices, by BLAS and, where it is, by nnx's own kernels."""
+    """Return the best rate of a float32 product of square matrices, by BLAS and, if available, by nnx's own kernels."""
     best = 0.0
     products: list[Callable[..., Any]] = [lambda a, b, c: np.matmul(a, b, out=c)]
     try:
@@ -92,12 +92,12 @@ def _bandwidth(threads: int, seconds: float) -> list[list[float]]:
                 parts = [[np.ones(numbers, np.float32), np.zeros(numbers, np.float32)] for _ in range(threads)]
                 rate = 12 * numbers * threads / _best(partial(_all, pool, parts), seconds)
             found.append([float(size), rate / 1e9])
-    rates = np.maximum.accumulate([rate for _, rate in found][::-1])[::-1]  # what is smaller is never slower
+    rates = np.maximum.accumulate([rate for _, rate in found][::-1])[::-1]  # smaller data is never slower
     return [[size, round(float(rate), 1)] for (size, _), rate in zip(found, rates, strict=True)]
 
 
 def _cached(numbers: int, seconds: float) -> float:
-    """Return bytes a second within one core's caches, where a call costs as much as what it does: by the difference."""
+    """Return bytes per second in one core's caches, from the difference of two times, since a call is slow there."""
 
     def took(count: int) -> float:
         pair = [np.ones(count, np.float32), np.zeros(count, np.float32)]
@@ -118,7 +118,7 @@ def _add(pair: Sequence[np.ndarray], times: int = 1) -> None:
 
 
 def _call_us(seconds: float) -> float:
-    """Return what a call costs that has nothing to do."""
+    """Return the time of a call that does nothing."""
     a = np.zeros(1, np.float32)
 
     def many() -> None:

@@ -1,4 +1,4 @@
-"""Machine facts that belong beside every figure: processor, GPU, system, BLAS, threads, environment."""
+"""Facts about the machine that belong to every figure: processor, GPU, system, BLAS, threads, environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def facts() -> dict[str, Any]:
-    """Return processor, GPU, system, BLAS, threads and the environment variables that count."""
+    """Return processor, GPU, system, BLAS, threads and the environment variables that matter."""
     report = doctor.report()
     return {
         "cpu": report["cpu"],
@@ -36,7 +36,7 @@ def facts() -> dict[str, Any]:
 
 
 def clock() -> dict[str, float] | None:
-    """Return the least and the most that the processors' clocks show now, in MHz; None where that is not told."""
+    """Return the lowest and highest present clock rates of the processors in MHz; None if unknown."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -46,7 +46,7 @@ def clock() -> dict[str, float] | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the version of everything that took part."""
+    """Return the versions of all libraries that took part."""
     found = {"nnx": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

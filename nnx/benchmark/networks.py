@@ -1,4 +1,4 @@
-"""Networks that are measured: Dense and ReLU in turn, softmax and cross-entropy at the end."""
+"""Networks that are measured: alternating Dense and ReLU, with softmax and cross-entropy at the end."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FLOAT, LABEL = 4, 8  # bytes of a float32, and of an int64
 
 @dataclass(frozen=True)
 class Network:
-    """What is trained, and on what.
+    """A network and its data.
 
     Attributes:
-        rows: of a batch. widths: inputs, neurons of each layer. optimizer: "adam" or "momentum".
-        turns: how many batches take turns, so that none stays in a cache that training would not find it in.
-        seed: of the weights that it begins with.
+        rows: those of a batch. widths: inputs, then neurons of each layer. optimizer: "adam" or "momentum".
+        turns: how many batches alternate, so that none is in a cache in which it would not be in real training.
+        seed: for the initial weights.
     """
 
     rows: int
@@ -52,7 +52,7 @@ class Network:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learned."""
+        """The number of parameters."""
         return sum((a + 1) * b for a, b in pairwise(self.widths))
 
     @property
@@ -89,10 +89,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Many:
-    """Networks alike that are trained at once, on the same batch, each from weights of its own.
+    """Networks of the same form that are trained together on the same batches, each with its own initial weights.
 
     Attributes:
-        network: one of them. count: how many. steps: of a training, whose beginning and end count too.
+        network: one of them. count: their number. steps: those of a training, whose beginning and end are timed too.
     """
 
     network: Network

@@ -1,4 +1,4 @@
-"""Operations that are measured: operands at each size, what they must give, and what that takes at least."""
+"""Operations that are measured: their operands at each size, the correct results, and the least work they need."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Operation:
     """How an operation is measured.
 
     Attributes:
-        shapes: small, medium, large. operands: makes what it reads.
-        written: shapes of what it only writes, by operand; "out" is the result.
-        numbers: how many float32 must be read and written at least. flops: of its multiply-adds.
-        quick: the sizes of a short run. suite: where it is listed.
+        shapes: small, medium, large. operands: a function that makes the operands it reads.
+        written: shapes of the operands that are only written; "out" is the result.
+        numbers: how many float32 must be read and written at least. flops: those of its multiply-adds.
+        quick: the sizes of a short run. suite: the suite that lists it.
     """
 
     shapes: tuple[Shape, ...]
@@ -51,7 +51,7 @@ class Operation:
     in_place: int = 0  # arrays as large as the shape that are both read and written
 
     def resident(self, *shape: int) -> int:
-        """Return how many numbers are touched, each counted once."""
+        """Return the number of float32 that are touched, each counted once."""
         return self.numbers(*shape) - self.in_place * prod(shape)
 
 
@@ -123,7 +123,7 @@ def rows_of(n: int, c: int) -> dict[str, Any]:
 
 
 def optimizer(kind: str, *states: str) -> Operation:
-    """Return an optimizer over the flat buffer, with such arrays of its own."""
+    """Return an optimizer over the flat buffer, with these arrays for its state."""
 
     def operands(size: int) -> dict[str, Any]:
         arrays = {name: np.abs(normal(size, seed=seed)) for seed, name in enumerate(states)}
@@ -184,7 +184,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def expected(kind: str, shape: Shape) -> Results:
-    """Return what an operation must write, by operand, computed in float64 NumPy."""
+    """Return the correct results of an operation, by operand, computed by NumPy in float64."""
     operands = {name: _wide(value) for name, value in OPERATIONS[kind].operands(*shape).items()}
     if kind in HYPER:
         return _after_a_step(kind, operands)
@@ -199,7 +199,7 @@ def expected(kind: str, shape: Shape) -> Results:
 
 
 def tolerance_class(kind: str) -> str:
-    """Return how near a result must come: a class of nnx/testing/compare.py."""
+    """Return the tolerance of a result: a class of nnx/testing/compare.py."""
     if kind in HYPER:
         return "function"  # of one step, relative to the number changed: a thousandth of the change itself
     return CLASS.get(kind, "sum")

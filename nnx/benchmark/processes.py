@@ -1,4 +1,4 @@
-"""Worker processes of the players, seen from outside: started alike, stopped while others are measured."""
+"""Worker processes of the players: started in the same way, and suspended while others are measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Process:
     """One player's process.
 
     Attributes:
-        player: who. log: what it printed. failed: whether an answer was that something went wrong.
+        player: the player. log: the file of its printed output. failed: whether an answer was an error.
     """
 
     def __init__(self, player: Player, threads: int, precision: str = "full") -> None:
@@ -59,17 +59,17 @@ class Process:
     def answer(
         self, patience: float = PATIENCE, waiting: Callable[[float], None] = lambda seconds: None
     ) -> dict[str, Any]:
-        """Wait for the answer to the last order; what went wrong is an answer too, "refused".
+        """Wait for the answer to the last order; an error is an answer too, "refused".
 
         Args:
-            waiting: called once a second with the seconds waited so far.
+            waiting: called once a second with the number of seconds waited so far.
         """
         reply = self._answer(patience, waiting)
         self.failed = self.failed or "refused" in reply
         return reply
 
     def fresh(self) -> Process:
-        """Return this process, or a new one where something went wrong: a GPU does not recover by itself."""
+        """Return this process, or a new one after an error, since a GPU does not recover within a process."""
         if not self.failed:
             return self
         self.close()
@@ -93,24 +93,24 @@ class Process:
         return dict(json.loads(line)) if line else {"refused": f"its process ended. {self.last_words()}"}
 
     def pause(self) -> None:
-        """Stop it, threads that wait for work included, so that it disturbs nobody."""
+        """Suspend the process, including threads that wait for work, so that it doesn't disturb others."""
         if sys.platform == "linux":  # elsewhere it would stay there, stopped, if this process were killed
             self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it run again."""
+        """Let the process run again."""
         if sys.platform == "linux":
             self._signal(signal.SIGCONT)
 
     def last_words(self) -> str:
-        """Return the end of what it printed."""
+        """Return the end of its printed output."""
         if self.log.closed:
             return ""
         self.log.seek(0)
         return " ".join(self.log.read().decode(errors="replace").split())[-300:]
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self.go_on()
         with contextlib.suppress(OSError):
             self.process.kill()
@@ -129,7 +129,7 @@ def _unnamed_file() -> IO[bytes]:
 
 
 def environment(player: Player, threads: int, precision: str = "full") -> dict[str, str]:
-    """Return the same number of threads and the same precision for everybody, in every library's own words."""
+    """Return environment variables that give every library the same number of threads and the same precision."""
     platform = {"JAX_PLATFORMS": "cpu"} if player.device == "cpu" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {
         **os.environ, **dict.fromkeys(VARIABLES, str(threads)), **platform, "NNX_PRECISION": precision,
@@ -142,7 +142,7 @@ def environment(player: Player, threads: int, precision: str = "full") -> dict[s
 
 @contextlib.contextmanager
 def _bound_to(threads: int | None) -> Iterator[None]:
-    """Start what is started within the block on so many cores: JAX takes as many threads as it sees cores."""
+    """Start processes within the block on this number of cores: JAX uses as many threads as it sees cores."""
     if threads is None or not hasattr(os, "sched_getaffinity"):
         yield
         return

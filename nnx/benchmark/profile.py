@@ -1,7 +1,7 @@
-"""Profile of a compiled training step: what each of its phases takes on each thread, for `nnx bench --profile`.
+"""Profile of a compiled training step: the time of each of its phases on each thread, for `nnx bench --profile`.
 
-The step is compiled once more with a clock in it (nnx/kernels/cpu/jit/clock.py), which makes it up to a tenth slower.
-It is measured in the process that asks, with nobody to be compared with.
+The step is compiled again with a clock in it (nnx/kernels/cpu/jit/clock.py), which makes it up to a tenth slower. It is
+measured in the calling process, without other libraries.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Profile:
-    """What a step's phases take.
+    """The times of a step's phases.
 
     Attributes:
-        title: of the workload. how: what runs. plain: us of a step as it is. watched: us of one with the clock in it.
-        phases: their names, in the order of a step. us: [threads, phases], each thread's of a step with the clock.
+        title: that of the workload. how: what runs. plain: us of a normal step. watched: us of a step with the clock.
+        phases: their names, in the order of a step. us: [threads, phases], the times of a step with the clock.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Profile:
     us: np.ndarray
 
     def as_data(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the profile as data that JSON can hold."""
         threads = [dict(zip(self.phases, map(float, row), strict=True)) for row in self.us]
         return {"title": self.title, "how": self.how, "step_us": self.plain, "watched_us": self.watched} | {
             "threads_us": threads
@@ -56,10 +56,10 @@ class Profile:
 
 
 def of_step(workload: Workload, rounds: int, seconds: float) -> Profile:
-    """Profile a training step on Numba: the round that took the median time of all.
+    """Profile a training step on Numba; return the profile of the round with the median time.
 
     Args:
-        rounds: how many. seconds: of each.
+        rounds: their number. seconds: the length of each.
 
     Raises:
         Refused: this processor has no counter that programs may read, or the step is not replayed.

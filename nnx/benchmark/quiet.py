@@ -1,4 +1,4 @@
-"""Load of the machine by others: a benchmark waits for a quiet moment, and says how quiet it was."""
+"""Load of the machine by other processes: a benchmark waits for a quiet moment, and reports how quiet it was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GLANCE = 0.05  # seconds
 
 @dataclass
 class Times:
-    """What all processors have done so far, in seconds of one: in all, for anybody here, for other machines."""
+    """The times of all processors so far, in seconds of one: total, used by processes here, used by other machines."""
 
     total: float
     busy: float
@@ -25,7 +25,7 @@ class Times:
 
 
 def now() -> Times | None:
-    """Return the processors' times; None where the system does not tell them so."""
+    """Return the processors' times; None if the system doesn't give them in this form."""
     try:
         fields = STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
         user, nice, system, idle, wait, irq, soft, steal = map(float, fields)
@@ -37,10 +37,10 @@ def now() -> Times | None:
 
 
 class Watch:
-    """Watches a run.
+    """Watches the load during a run.
 
     Attributes:
-        waited: seconds spent waiting for others to be quiet.
+        waited: seconds spent waiting for a quiet moment.
     """
 
     def __init__(self) -> None:
@@ -51,11 +51,11 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """How long it has watched."""
+        """The number of seconds it has watched."""
         return time.perf_counter() - self._begin
 
     def wait(self, patience: float) -> float:
-        """Wait until others leave the processors alone, or for so many seconds; return how many it was.
+        """Wait until others don't use the processors, or for `patience` seconds; return the number of seconds.
 
         Call it while no player runs.
         """
@@ -76,7 +76,7 @@ class Watch:
         return waited
 
     def report(self) -> dict[str, float | None]:
-        """Return how quiet it was: what others took when no player ran, and what other machines stole in all."""
+        """Return how quiet it was: the load by others while no player ran, and what other machines took in all."""
         end = now()
         whole = end - self._start if end and self._start else None
         return {

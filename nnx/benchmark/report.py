@@ -1,6 +1,6 @@
-"""Report of a run, as data: the figures of every player in every workload, and what they are worth.
+"""Report of a run, as data: the figures of every player in every workload, also relative to others and to the limits.
 
-`schema.json` says what is in it. Everything else that shows results (the table, the page, comparisons) reads this.
+`schema.json` describes its contents. Everything that shows results (the table, the page, comparisons) reads it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SCHEMA = files("nnx.benchmark") / "schema.json"
 
 
 class Report:
-    """Collects a run.
+    """Collects the results of a run.
 
     Attributes:
-        data: what JSON holds.
+        data: the report as data that JSON can hold.
     """
 
     def __init__(self, players: Sequence[Player], absent: dict[str, str], method: Method, quick: bool) -> None:
@@ -51,7 +51,7 @@ class Report:
         }
 
     def set_limits(self, found: dict[str, Any]) -> None:
-        """Note what each device can do at most, or more of it than was known, and say anew what figures are worth."""
+        """Note the limits of each device, or higher ones than were known, and update what depends on them."""
         for device, those in found.items():
             known = self.data["limits"].get(device, those)
             self.data["limits"][device] = limits.higher(known, those)
@@ -59,7 +59,7 @@ class Report:
             self._value(row)
 
     def add(self, workload: Workload, results: Results) -> dict[str, Any]:
-        """Add what one pass found of a workload to what others did; return all of it, and what it is worth."""
+        """Add one pass's results for a workload to those of earlier passes; return the workload's whole entry."""
         row = next((row for row in self.data["workloads"] if _named(row) == workload.name), None)
         if row is None:
             row = {
@@ -80,7 +80,7 @@ class Report:
         return row
 
     def _value(self, row: dict[str, Any]) -> None:
-        """Say of each figure what it is worth: per second, against NumPy, the best other library and the floor."""
+        """Relate each figure to others: per second, to NumPy, to the best other library, and to the floor."""
         if row["bytes"]:
             row["floor_us"] = {
                 device: limits.floor_us(found, row["flops"], row["bytes"], row["resident"])
@@ -99,16 +99,16 @@ class Report:
             result["of_limit"] = floor / time if floor else None
 
     def finish(self, seconds: float, quiet: dict[str, Any]) -> None:
-        """Add what is known at the end alone."""
+        """Add what is only known at the end."""
         self.data |= {"seconds": round(seconds, 1), "quiet": quiet}
 
     @property
     def measured(self) -> int:
-        """How many figures there are."""
+        """The number of figures."""
         return sum("median_us" in result for row in self.data["workloads"] for result in row["results"].values())
 
     def as_json(self) -> str:
-        """Return it as JSON."""
+        """Return the report as JSON."""
         return json.dumps(self.data, indent=1) + "\n"
 
 
@@ -117,7 +117,7 @@ def _named(row: dict[str, Any]) -> str:
 
 
 def _joined(before: dict[str, Any] | None, result: dict[str, Any]) -> dict[str, Any]:
-    """Return a player's figures from all passes so far; one that was refused in any pass has none."""
+    """Return a player's figures from all passes so far; a player that was refused in any pass has none."""
     for refused in (before, result):
         if refused is not None and "refused" in refused:
             return {"refused": refused["refused"]}
@@ -131,10 +131,10 @@ def _described(player: Player) -> dict[str, Any]:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return a report that was written before.
+    """Read a report from a file.
 
     Raises:
-        FileNotFoundError: there is no such file. FileFormatError: it is no report; the message says why.
+        FileNotFoundError: there is no such file. FileFormatError: it isn't a report; the message says why.
     """
     kind = "a report that nnx bench --json wrote"
     file = existing_file("read", file, kind)

@@ -1,10 +1,10 @@
-"""Benchmark runner: every player in a process of its own, validated first, then measured in rounds that alternate.
+"""Benchmark runner: each player has its own process, is validated first, and then measured in alternating rounds.
 
-A `Runner` makes one pass. Another pass has new processes: where their memory happens to lie makes some calls faster or
-slower.
+A `Runner` makes one pass. Another pass has new processes, because the addresses of a process's memory, which are a
+matter of chance, make some calls faster or slower.
 
-Whatever else the machine does hits all players alike, because each is measured for a moment only, in an order that
-turns from round to round, while the others are stopped. Before each round the runner waits for a quiet moment.
+Other work of the machine affects all players in the same way, because each is only measured for a moment, in an order
+that rotates from round to round, while the others are suspended. Before each round the runner waits for a quiet moment.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Method:
     """How long and how often is measured.
 
     Attributes:
-        passes: how often all of it is done, each time by new processes. rounds: of a pass.
-        seconds: of each player in each round.
-        chunk: seconds of what is timed as a whole: short enough to fall between other processes' work, long enough for
+        passes: how often everything is done, each time by new processes. rounds: their number in a pass.
+        seconds: the time of each player in each round.
+        chunk: seconds that are timed together: short enough to fall between other processes' work, and long enough for
             the clock.
-        patience: seconds that a workload waits for quiet in all.
-        ready: seconds that players may take to get ready for a workload.
-        threads: of each player. precision: of large products: "full", "tf32", "bf16", "bf16x3".
+        patience: seconds that a workload may wait for quiet in all.
+        ready: seconds that players may take to prepare for a workload.
+        threads: those of each player. precision: that of large products: "full", "tf32", "bf16", "bf16x3".
     """
 
     rounds: int
@@ -60,7 +60,7 @@ class Runner:
     """Holds the players' processes while workloads are measured; a context manager, which ends them.
 
     Args:
-        progress: called with what is being done. watch: over the machine; None makes one.
+        progress: called with a text that says what is being done. watch: measures the machine's load; None: a new one.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Runner:
         self._folder.cleanup()
 
     def limits(self) -> dict[str, Any]:
-        """Return what each device can do at most, by device."""
+        """Return the limits of each device."""
         found: dict[str, Any] = {}
         for process in self.processes:
             device = process.player.device
@@ -100,7 +100,7 @@ class Runner:
         return found
 
     def measure(self, workload: Workload) -> Results:
-        """Return what each player did in one pass, or why it has none, by name."""
+        """Return each player's results of one pass, or why it has none, by name."""
         if workload.suite == "start":
             return self._starts(workload)
         results, ready = self._prepared(workload)
@@ -123,7 +123,7 @@ class Runner:
         return results
 
     def _prepared(self, workload: Workload) -> tuple[Results, list[Process]]:
-        """Get all players ready and check what they give; return what is known of each, and those to be measured."""
+        """Prepare all players and check their results; return what is known of each, and those to be measured."""
         results: Results = {}
         ready: list[Process] = []
         self.processes = [process.fresh() for process in self.processes]
@@ -154,18 +154,18 @@ class Runner:
         return results, ready
 
     def _file(self, process: Process) -> Path:
-        """Return where a player writes what it gave."""
+        """Return the file for a player's results."""
         return Path(self._folder.name) / f"{self.processes.index(process)}.npz"
 
     def _fault(self, workload: Workload, process: Process, wanted: dict[str, Any]) -> dict[str, str]:
-        """Return what is wrong with what a player gave, as its answer would say it."""
+        """Return what is wrong with a player's results, in the form of an answer."""
         with np.load(self._file(process)) as got:
             slack = check.SLACK[self.method.precision] * (1.0 if process.player.ours else check.OTHERS)
             fault = check.fault(workload, dict(got), wanted, slack)
         return {"refused": f"wrong: {fault}"} if fault else {}
 
     def _alone(self, process: Process, **order: Any) -> dict[str, Any]:
-        """Let a player do something while all others are stopped."""
+        """Let a player do something while all others are suspended."""
         process.go_on()
         reply = process.ask(**order)
         process.pause()
@@ -188,6 +188,6 @@ class Runner:
 
 
 def _turned(processes: Sequence[Process], number: int) -> list[Process]:
-    """Return them in the order of a round: each is first in its turn."""
+    """Return the players in the order of a round; each is first in one of the rounds."""
     first = number % len(processes) if processes else 0
     return [*processes[first:], *processes[:first]]

@@ -1,6 +1,6 @@
-"""JSON schema validation, as far as schema.json needs it: the first fault, in words.
+"""JSON schema validation, as far as schema.json needs it. It describes the first fault in words.
 
-What a schema does not name is left alone, so that a report of a later version can be read.
+Properties that are not in a schema are ignored, so that reports of later versions can be read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 def fault(value: Any, schema: dict[str, Any]) -> str | None:
-    """Return what is wrong with a value; None if nothing is."""
+    """Return what is wrong with a value; None if it is valid."""
     return next(_faults(value, schema, schema, "it"), None)
 
 
@@ -79,6 +79,6 @@ def _items(value: list[Any], rule: dict[str, Any], schema: dict[str, Any], where
 
 
 def _shown(value: Any) -> str:
-    """Write a value out, or as much of it as says what it is."""
+    """Return a value as text, shortened if it is long."""
     text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 40 else f"{text[:37]}..."

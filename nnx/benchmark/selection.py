@@ -1,4 +1,4 @@
-"""Selection of the players: those that were asked for and work here; of the others, why they do not."""
+"""Selection of the players: those that were asked for and work here, and for the others the reason why they don't."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ REMEDIES = {"torch": "pip install torch", "jax": "pip install jax"}  # large: no
 def select(
     backends: Sequence[str] | None, peers: Sequence[str] | None, threads: int, quick: bool
 ) -> tuple[list[Player], dict[str, str]]:
-    """Return the players, and why others are missing, by name.
+    """Return the players and, by name, why others are missing.
 
     Args:
         backends: names, such as "numba" or "cupy:1"; None: all that work.
-        peers: groups of PEERS; None: all that are installed, when quick without those that take long to get ready.
+        peers: groups of PEERS; None: all that are installed, but in a quick run none that are slow to prepare.
 
     Raises:
         InputError: a name is unknown. BackendUnavailable: none of the backends asked for works.

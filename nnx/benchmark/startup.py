@@ -1,7 +1,7 @@
-"""Startup time: how long it takes to import, to the first training steps, compiled before or not, and to the next.
+"""Startup time: the time to import nnx, to the first training steps (compiled before or not), and to those of the next.
 
-Each figure is that of a whole process, with the caches that it would find in daily use, or with empty ones, in a
-temporary folder; or that of a second network in such a process.
+Each figure is that of a whole process, either with the caches of daily use, or with empty ones in a temporary folder;
+or that of a second network in such a process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnx.benchmark.workloads import Workload
 
 IMPORTS = {"nnx": "nnx", "notes": "numpy", "torch": "torch", "jax": "jax, jax.numpy",
            "sklearn": "sklearn.neural_network", "thinc": "thinc.api"}  # fmt: skip
-# The benchmark's own imports are timed and taken off: nobody needs them but the benchmark.
+# The time of imports that only the benchmark needs is measured and subtracted.
 FIRST_STEP = """
 import {package}, json, sys, time
 begin = time.perf_counter()
@@ -38,10 +38,10 @@ CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUPY_CACHE_DIR", "TRITO
 
 
 def seconds(workload: Workload, player: Player, threads: int) -> float:
-    """Run a process that does it, and return how long that took, or what of it is asked for.
+    """Run a process and return how long it took, or the part of the time that is asked for.
 
     Raises:
-        RuntimeError: it failed; the message has its last words.
+        RuntimeError: it failed; the message has the end of its output.
     """
     package = IMPORTS[player.module]
     importing, warm = workload.kind == "start import", workload.kind == "start next step"

@@ -17,13 +17,13 @@ from nnx.benchmark.verdict import is_busy, line
 from nnx.benchmark.workloads import SUITES
 
 BAR = 12  # characters of the longest bar
-TITLE = 38  # columns of the first one at least, so that tables stand under one another
+TITLE = 38  # least width of the first column, so that the columns of all tables are aligned
 WIDE = 126  # columns of a terminal from which on there are bars, and what ran
 MIDDLE = 96  # from which on there are throughput and share of the limit
 
 
 def heading(data: dict[str, Any]) -> Text:
-    """Return what is measured on."""
+    """Return the description of the machine."""
     cpu, method = data["machine"]["cpu"], data["method"]
     lines = [f"{cpu['model']}, {method['threads']} of {cpu['usable']} cores, float32"]
     lines += [f"{gpu}" for gpu in data["machine"]["gpu"]]
@@ -86,7 +86,7 @@ def suite_title(suite: str) -> Text:
 
 
 def footer(data: dict[str, Any]) -> Text:
-    """Return what to know of the whole run: the verdict last, how quiet it was, and how to read it."""
+    """Return the notes on the whole run: how to read it, how quiet it was, and last the verdict."""
     quiet = data["quiet"]
     text = _text(
         "\nmedian: of rounds in which all players take turns; +-: half the span of their middle half, as a share.\n",
@@ -112,7 +112,7 @@ def footer(data: dict[str, Any]) -> Text:
 
 
 def comparison(found: Comparison) -> RenderableType:
-    """Return what changed between two reports."""
+    """Return the table of changes between two reports."""
     parts: list[RenderableType] = [_text(f"! {warning}", style="yellow") for warning in found.warnings]
     if found.drift != 1:
         drift = f"{abs(found.drift - 1):.0%} {'slower' if found.drift > 1 else 'faster'}"
@@ -145,5 +145,5 @@ def comparison(found: Comparison) -> RenderableType:
 
 
 def _text(content: object, style: str = "") -> Text:
-    """Return text of which nothing steers the terminal, and nothing is markup."""
+    """Return text without control characters for the terminal, and without markup."""
     return Text(printable(content, keep="\n"), style=style)

@@ -1,4 +1,4 @@
-"""Number formatting: durations, rates and shares as people read them."""
+"""Number formatting: durations, rates and shares in a readable form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdict on a report in a sentence or two, for the terminal and the page: how fast nnx is, how far that holds."""
+"""Verdict on a report in a sentence or two, for the terminal and the page: how fast nnx is, and how certain that is."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from nnx.benchmark.page.findings import Work, same, winners
 from nnx.benchmark.units import share, times
 
-BUSY = 0.1  # share of the processors from which on others are in the way
+BUSY = 0.1  # share of the processors' time from which on others disturb the measurement
 
 
 def verdict(
     data: dict[str, Any], networks: Sequence[Work], named: Callable[[str], str] = str,
     ratio: Callable[[float], str] = times,
 ) -> str:  # fmt: skip
-    """Return which of nnx's backends won, how that compares with other libraries, and first of all what is in doubt.
+    """Return what is uncertain, which of nnx's backends is the fastest, and how it compares with other libraries.
 
     Args:
         data: a report. networks: its training steps and predictions. Without any of nnx the verdict is empty.
@@ -48,7 +48,7 @@ def _standing(raced: Sequence[Work], ratio: Callable[[float], str]) -> str:
 
 
 def _compared(raced: Sequence[Work], ratio: Callable[[float], str]) -> tuple[str, Counter[str]]:
-    """Return from where to where nnx's speed by the fastest other library's goes, and how often it is ahead."""
+    """Return the range of nnx's speed relative to the fastest other library, and how often nnx is ahead."""
     pairs = [(work.ours[0], work.libraries[0]) for work in raced]
     speeds = [other.median / own.median for own, other in pairs]
     states = Counter(
@@ -58,7 +58,7 @@ def _compared(raced: Sequence[Work], ratio: Callable[[float], str]) -> tuple[str
 
 
 def line(data: dict[str, Any], networks: Sequence[Work]) -> str:
-    """Return the verdict in one line of a terminal; two where the machine was busy."""
+    """Return the verdict as one line for a terminal, or two if the machine was busy."""
     raced = [work for work in networks if work.ours]
     if not raced:
         return ""
@@ -72,13 +72,13 @@ def line(data: dict[str, Any], networks: Sequence[Work]) -> str:
 
 
 def is_busy(data: dict[str, Any]) -> bool:
-    """Tell whether others were in the way while it was measured."""
+    """Tell whether other processes disturbed the measurement."""
     quiet = data.get("quiet") or {}
     return (quiet.get("others") or 0) > BUSY or (quiet.get("stolen") or 0) > BUSY
 
 
 def doubt(data: dict[str, Any]) -> str:
-    """Return what must be said before any figure, if anything."""
+    """Return the warning that must come before all figures, if there is one."""
     quiet = data.get("quiet") or {}
     taken = {"other programs": quiet.get("others") or 0.0, "other machines": quiet.get("stolen") or 0.0}
     said = " and ".join(f"{who} took {share(part)}" for who, part in taken.items() if part > BUSY)

@@ -1,12 +1,12 @@
-"""Worker process of a player: it answers orders, JSON lines from stdin to stdout, until there are no more.
+"""Worker process of a player: answers orders, which are lines of JSON on stdin, by lines on stdout, until stdin ends.
 
-- {"hello": true} answers nothing.
-- {"prepare": name of a workload, "results": file} gets it ready, and writes what it gave; says how it runs, and how
-  long that took.
-- {"calibrate": seconds} warms up, and finds how many calls last so long.
-- {"measure": seconds} measures so long; says how long one call took, chunk by chunk.
-- {"held": true} says how many bytes of a GPU's memory it has taken.
-- {"limits": seconds} measures what the machine can do at most, so long for each figure.
+- {"hello": true} returns an empty answer.
+- {"prepare": name of a workload, "results": file} prepares the workload and writes its results; the answer is how it
+  runs, and how long that took.
+- {"calibrate": seconds} warms up, and finds how many calls take this time.
+- {"measure": seconds} measures for this time; the answer is the time of one call, chunk by chunk.
+- {"held": true} returns how many bytes of a GPU's memory the process uses.
+- {"limits": seconds} measures the limits of the machine, spending this time on each figure.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Worker:
         return {"times": self._measure(order["measure"])}
 
     def _prepare(self, name: str, file: Path) -> dict[str, Any]:
-        self.ready = None  # the last one's arrays go before the next one's come
+        self.ready = None  # frees the last workload's arrays before the next one's are made
         begin = time.perf_counter()
         self.ready = self.player.prepare(self.workloads[name])
         took = time.perf_counter() - begin
@@ -76,7 +76,7 @@ class Worker:
 
     def _measure(self, seconds: float) -> list[float]:
         """Return the seconds of one call, chunk by chunk."""
-        self._time(self.ready.turns if self.ready else 1)  # what others did meanwhile has left the caches cold
+        self._time(self.ready.turns if self.ready else 1)  # other processes have left the caches cold
         times: list[float] = []
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(times) < FEWEST:
@@ -103,7 +103,7 @@ def serve(player: Player) -> None:
                 reply = {"absent": str(reason)}
             except Refused as reason:
                 reply = {"refused": str(reason)}
-            except Exception as error:  # somebody else's library: told, like everything else that does not work
+            except Exception as error:  # other libraries may raise anything
                 reply = {"refused": f"{type(error).__name__}: {error}"[:500]}
             answers.write(json.dumps(reply) + "\n")
             answers.flush()
@@ -111,14 +111,14 @@ def serve(player: Player) -> None:
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[Any]:
-    """Keep stdout for answers: whatever a library prints goes to stderr."""
+    """Keep stdout for answers, by sending everything that a library prints to stderr."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         yield answers
 
 
 def end_with_parent() -> None:
-    """On Linux, have the kernel end this process when its parent ends: it may be stopped just then."""
+    """On Linux, make the kernel end this process when its parent ends, as it may be suspended at that time."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

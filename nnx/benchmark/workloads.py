@@ -1,7 +1,7 @@
-"""Workloads, defined once: all that `nnx bench`, the suite in bench/ and `make gpu` measure.
+"""Workloads: everything that `nnx bench`, the suite in bench/ and `make gpu` measure.
 
-A workload is a name, what to do, and the arithmetic and the memory traffic that nobody can do without, which say how
-near a time is to what the machine could do. What it does it to is made from its name alone, the same in every process.
+A workload has a name, a task, and the least arithmetic and memory traffic that the task needs, which tell how near a
+time is to what the machine could do. Its data is made from its name alone, and so is the same in every process.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SUITES = {
     "start": "time to the first step",
 }
 EPOCHS = ("epoch from memory", "epoch from disk")
-FROM_HOST = ("predict", "evaluate")  # which begin and end on the host, also with a GPU
+FROM_HOST = ("predict", "evaluate")  # these begin and end on the host, also with a GPU
 MANY = "step of many"
-TRAINING = ("step", *EPOCHS, MANY)  # kinds of which losses and parameters are known
+TRAINING = ("step", *EPOCHS, MANY)  # kinds whose losses and parameters can be checked
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Workload:
     """One thing to measure.
 
     Attributes:
-        suite: one of SUITES. size: "S", "M" or "L". title: for people; `name` for everything else.
+        suite: one of SUITES. size: "S", "M" or "L". title: shown to people; everything else uses `name`.
         kind: one of TRAINING or FROM_HOST, "to device", "to host", "start", or the name of an operation.
         what: the network, the networks, or the operation's shape.
-        rows: samples of one call, for the throughput.
-        flops, bytes: what one call must compute, and move between memory and the processor, at least.
-        resident: how many bytes that touches, each counted once: what fits in a cache moves faster.
+        rows: samples in one call, for the throughput.
+        flops, bytes: what one call must at least compute, and move between memory and the processor.
+        resident: how many bytes it touches, each counted once: data that fits in a cache moves faster.
         quick: whether it is part of the quick run.
     """
 
@@ -57,7 +57,7 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """Its name, unique: suite and title."""
+        """The unique name: suite and title."""
         return f"{self.suite}: {self.title}"
 
 
@@ -67,7 +67,7 @@ def every() -> list[Workload]:
 
 
 def chosen(suites: list[str], quick: bool) -> list[Workload]:
-    """Return the workloads of some suites, in their order; when quick, only those that a short run has time for."""
+    """Return the workloads of some suites, in their order; with `quick`, only those of a short run."""
     some = [workload for workload in every() if workload.suite in suites and (workload.quick or not quick)]
     return sorted(some, key=lambda workload: suites.index(workload.suite))
 

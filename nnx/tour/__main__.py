@@ -1,4 +1,4 @@
-"""`python -m nnx.tour [STEP]`: walk the tour of the notes, a step at a time."""
+"""`python -m nnx.tour [STEP]`: show the tour of the notes, one step at a time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def chosen(step: str, known: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Walk, and return the exit code: 0 done or left, 1 a block failed or the disk is full, 2 a wrong command line."""
+    """Show the tour; return the exit code: 0 done or left, 1 a block failed or the disk is full, 2 a usage error."""
     parser = argparse.ArgumentParser(
         prog="python -m nnx.tour", description="The tour of the notes, computed as you go: Enter goes on, q quits."
     )

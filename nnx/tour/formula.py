@@ -1,4 +1,4 @@
-"""Formulas for a terminal: the little of LaTeX that the tour's pages use, as a line of text."""
+"""Formulas for a terminal: converts the few commands of LaTeX that the tour's pages use to a line of text."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def plain(latex: str) -> str:
 
 
 def _index(found: re.Match[str]) -> str:
-    """An index needs no brackets where it is one word, such as `_ji` or `_i,k`; an exponent that is a sum does."""
+    """Write an index or exponent: an index of one word, such as `_ji` or `_i,k`, without brackets, a sum with them."""
     sign, inside = found.groups()
     return f"{sign}({inside})" if " " in inside else f"{sign}{inside}"
 
 
 def _without_innermost_fraction(text: str) -> str:
-    """Write the last fraction, in which no other is, with a slash."""
+    """Write the last fraction, which contains no other, with a slash."""
     before, _, after = text.rpartition(FRACTION)
     above = ARGUMENT.match(after)
     below = ARGUMENT.match(after, above.end()) if above else None

@@ -1,7 +1,7 @@
-"""Pages of the tour: Markdown, of which only what the pages use is understood.
+"""Pages of the tour: reads Markdown, as far as the pages use it.
 
-They are docs/tour in a clone, and lie beside this module in an installed package; either way it is the same files.
-Their lines of code and of results have 76 columns at most, so that they fit a terminal.
+In a clone the pages are in docs/tour, in an installed package they are next to this module; the files are the same.
+Their lines of code and of results have at most 76 columns, so that they fit a terminal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Part:
 
 
 def pages() -> dict[str, Traversable]:
-    """Return the steps in their order by their numbers, "1", "2" ..., and then what is no step by its name.
+    """Return the steps in order by their numbers, "1", "2" ..., followed by the other pages by their names.
 
     Raises:
         InputError: the pages are missing.
@@ -49,7 +49,7 @@ def pages() -> dict[str, Traversable]:
 
 
 def parts(text: str) -> Iterator[Part]:
-    """Yield the parts of a page. What a block prints is left out, to be computed, and so is the way to other pages."""
+    """Yield the parts of a page, except the output of blocks, which will be computed, and links to other pages."""
     for found in PART.finditer(text):
         kind = found.lastgroup
         if kind == "code":

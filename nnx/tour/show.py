@@ -1,4 +1,4 @@
-"""Pages as lines of text, with what their blocks print computed on the way."""
+"""Pages as lines of text. The output of their blocks is computed while they are shown."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def without_marks(text: str) -> str:
 
 
 def wrapped(text: str, width: int, first: str = "", others: str = "") -> list[str]:
-    """Return a paragraph in lines of at most so many columns."""
+    """Return a paragraph in lines of at most `width` columns."""
     return textwrap.wrap(
         without_marks(text), width, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
     )
 
 
 def lines_of(part: Part, width: int) -> list[str]:
-    """Return the lines of a part, and an empty one after them."""
+    """Return the lines of a part, followed by an empty one."""
     if part.kind == "heading":
         title = without_marks(part.text.lstrip("# "))
         return [title, ("=" if part.text.startswith("# ") else "-") * len(title), ""]
@@ -69,9 +69,9 @@ def printed_by(code: str, names: dict[str, Any], source: str) -> list[str]:
 
 
 def page(path: Traversable, width: int) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield a page's parts as (kind, headings above, lines); what a block of Python printed follows it as `printed`.
+    """Yield a page's parts as (kind, headings above, lines); the output of a block of Python follows it as `printed`.
 
-    A block is run when its result is asked for, so after it has been shown. All of a page share their names.
+    A block is run when its output is asked for, which is after it has been shown. All blocks of a page share variables.
     """
     names: dict[str, Any] = {"__name__": "__main__"}
     above: list[str] = []

@@ -1,4 +1,4 @@
-"""The terminal that the tour is shown in: it waits where a screen is full, and colours code where rich is installed."""
+"""The terminal that shows the tour: waits when the screen is full, and colours code if rich is installed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ WIDTH = 78  # of lines, at most: longer ones are hard to read
 
 
 class Left(Exception):
-    """The tour is left: no error, whoever walks has had enough."""
+    """Raised when the user leaves the tour; not an error."""
 
 
 class Terminal:
-    """Where the pages go.
+    """The output for the pages.
 
     Attributes:
-        waits: whether somebody is there who reads and answers; otherwise all is printed at once.
+        waits: whether a user is there who reads and answers; otherwise everything is printed at once.
     """
 
     def __init__(self) -> None:
@@ -31,11 +31,11 @@ class Terminal:
 
     @property
     def width(self) -> int:
-        """The columns that a line may take."""
+        """The largest number of columns of a line."""
         return min(shutil.get_terminal_size().columns, WIDTH) if self.waits else WIDTH
 
     def show(self, lines: Sequence[str], code: Sequence[str] = ()) -> None:
-        """Print lines, and lines of code after them; before that pause, if the screen has no room left for them."""
+        """Print lines, then lines of code; pause before that if the screen has no room left for them."""
         rows = len(lines) + len(code)
         if self._rows and self._rows + rows > shutil.get_terminal_size().lines - 1:
             self.pause()
@@ -47,10 +47,10 @@ class Terminal:
             raise Left
 
     def pause(self) -> None:
-        """Wait for Enter, where somebody is there.
+        """Wait for Enter if a user is there.
 
         Raises:
-            Left: it was q, or the end of the input.
+            Left: the user typed q, or ended the input.
         """
         if not self.waits:
             return
@@ -66,7 +66,7 @@ class Terminal:
 
 
 def highlighter() -> Callable[[str], str] | None:
-    """Return what colours Python code for this terminal, if rich is installed."""
+    """Return a function that colours Python code for this terminal, if rich is installed."""
     try:
         from rich.console import Console
         from rich.syntax import Syntax
