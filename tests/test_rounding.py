@@ -69,7 +69,7 @@ def test_other_processors_are_told_apart_and_a_failure_is_an_exit_code(monkeypat
     assert all(other[-1] != "dense" and set(each) <= set(other) for other in others)
     ignored = [Path(option.partition("=")[2]).name for option in first if option.startswith("--ignore=")]
     assert "test_cli.py" in ignored  # has no such test
-    assert not {"test_rounding.py", "test_programs.py", "test_amx.py"} & set(ignored)
+    assert not {"test_rounding.py", "test_programs.py", "test_numba_program.py"} & set(ignored)
     out = capsys.readouterr().out
     assert out.count("what failed") == 1
     assert "Zen          left out: it is not to be had" in out
