@@ -31,7 +31,7 @@ NAMESPACES = ("types", "argparse")  # modules whose objects, such as SimpleNames
 
 
 def is_custom(part: Assignable) -> bool:
-    """Tell whether nnx did not define a part, or not as it is now."""
+    """Return whether a part is user-defined, or one of nnx's with a method that was replaced."""
     return not is_own(type(part)) or replaced(part)
 
 

@@ -25,7 +25,8 @@ from nnx.measures import Metric
 from nnx.model.network import Network
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner
-from nnx.settings import is_own, replaced, written
+from nnx.settings import written
+from nnx.training.custom_layers import is_custom
 
 Array = Any
 HISTORY = 8192  # the losses of so many steps are kept on the device
@@ -148,7 +149,7 @@ class TrainingStep:
         self.loss.backend = self.given_loss.backend = self.backend
         self.loss._owner = self.given_loss._owner = self._owner
         self.layers = layers[:-1] if fused else layers
-        self.foreign = any(not is_own(type(layer)) or replaced(layer) for layer in every(layers))
+        self.foreign = any(map(is_custom, every(layers)))
         self.metric = self.loss.metric if "accuracy" in self.metrics else None
 
     def step(self, feed: Feed, backend: Any = None, part: bool = False) -> None:

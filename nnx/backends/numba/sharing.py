@@ -51,11 +51,11 @@ class NumbaShared(NumpyBackend):
 
     def _alone(self, work: float) -> bool:
         """Tell whether one thread does `work` ns of work."""
-        return work < LEAST or self._pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
+        return work < LEAST or self._pool.limit == 1 or work < self._tuning.current().choices.share
 
     def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
         """Divide rows among as many threads as `work` ns of work are worth: see `pool.split`."""
-        threads = self._pool.useful(work, 1e3 * self._tuning.current().choices.share_us)
+        threads = self._pool.useful(work, self._tuning.current().choices.share)
         parts: list[slice] = self._pool.split(length, threads, grain)
         return parts
 

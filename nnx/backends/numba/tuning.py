@@ -82,6 +82,11 @@ class Choices:
     prediction: Prediction
 
     @cached_property
+    def share(self) -> float:
+        """`share_us` in ns, the unit in which work is counted."""
+        return 1e3 * self.share_us
+
+    @cached_property
     def handed(self) -> float:
         """`handed_us` in ns, in which operations count their work."""
         return 1e3 * self.handed_us
